@@ -1,0 +1,47 @@
+"""luzpy: fit torch modules without a hand-written loop. A port of R's luz."""
+
+from luzpy import callbacks, metrics
+from luzpy._version import __version__
+from luzpy.accelerator import Accelerator
+from luzpy.callback import Callback
+from luzpy.context import Context
+from luzpy.data import as_dataset
+from luzpy.errors import LuzError, NoSuggestionError
+from luzpy.evaluation import Evaluation, evaluate
+from luzpy.finder import LRRecords, lr_finder
+from luzpy.fitted import FittedModule
+from luzpy.fitting import fit
+from luzpy.loader import as_dataloader
+from luzpy.metrics import Metric
+from luzpy.module import LuzModule, set_hparams, set_opt_hparams, set_seed, setup
+from luzpy.plotting import plot
+from luzpy.prediction import predict
+from luzpy.records import get_metrics
+
+__all__ = [
+    "Accelerator",
+    "Callback",
+    "Context",
+    "Evaluation",
+    "FittedModule",
+    "LRRecords",
+    "LuzError",
+    "LuzModule",
+    "Metric",
+    "NoSuggestionError",
+    "__version__",
+    "as_dataloader",
+    "as_dataset",
+    "callbacks",
+    "evaluate",
+    "fit",
+    "get_metrics",
+    "lr_finder",
+    "metrics",
+    "plot",
+    "predict",
+    "set_hparams",
+    "set_opt_hparams",
+    "set_seed",
+    "setup",
+]

@@ -1,0 +1,120 @@
+"""From the specification to what a run needs: weights, optimizers, the loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from luzpy.loop import unwrapped
+from luzpy.random_state import preserved_random_state, seed_all
+
+if TYPE_CHECKING:
+    from luzpy.context import Optimizers
+    from luzpy.module import LuzModule
+
+
+def build_model(spec: LuzModule, hparams: Mapping[str, Any], run: int = 0) -> nn.Module:
+    """A new module with the specification's initial weights.
+
+    Args:
+        spec: The specification.
+        hparams: Arguments of the module.
+        run: 0 for the specification's own weights, k for those of `seed + k`.
+
+    Returns:
+        The module. The global random state is as it was before.
+
+    Raises:
+        TypeError: If `module` makes something else than an `nn.Module`.
+        ValueError: If other weights are asked of a module instance that cannot be re-initialised.
+    """
+    with preserved_random_state():
+        seed_all(spec.seed + run)
+        if isinstance(spec.module, nn.Module):
+            model = copy.deepcopy(spec.module)
+            if spec.reinitialize or run:
+                reset_parameters(model)
+            return model
+        model = cast(Any, spec.module(**hparams))
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`module` must make an nn.Module, got {type(model).__name__}.")
+        # A function may hand out one and the same module; a class cannot.
+        return model if isinstance(spec.module, type) else copy.deepcopy(model)
+
+
+def reset_parameters(model: nn.Module) -> None:
+    """Draw new initial weights for every part of `model` through its `reset_parameters`.
+
+    Raises:
+        ValueError: If a part has parameters of its own and no such method.
+    """
+    for name, part in model.named_modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif next(part.parameters(recurse=False), None) is not None:
+            raise ValueError(
+                "`module` must be a class, or each of its parts have a `reset_parameters` method, "
+                f"to draw new initial weights; {name or 'the module'!r} "
+                f"({type(part).__name__}) has none."
+            )
+
+
+def build_optimizers(
+    spec: LuzModule, model: nn.Module, opt_hparams: Mapping[str, Any]
+) -> Optimizers:
+    """The optimizers over `model`, by name; a single one is called `"opt"`.
+
+    Raises:
+        TypeError: If what is made is not an optimizer or a dict of them, or an argument is
+            unknown to it.
+        ValueError: If a dict of optimizers is empty.
+    """
+    if spec.optimizer is not None:
+        made: Any = spec.optimizer(model.parameters(), **opt_hparams)
+        maker = "`optimizer`"
+    else:
+        made = cast(Any, unwrapped(model)).set_optimizers(**opt_hparams)
+        maker = "`set_optimizers`"
+    optimizers: dict[Any, Any] = (
+        dict(cast("Mapping[Any, Any]", made)) if isinstance(made, Mapping) else {"opt": made}
+    )
+    if not optimizers:
+        raise ValueError(f"{maker} must make at least one optimizer, got an empty dict.")
+    for name, optimizer in optimizers.items():
+        if not isinstance(optimizer, torch.optim.Optimizer) or not isinstance(name, str):
+            raise TypeError(
+                f"{maker} must make a torch optimizer, or a dict name -> optimizer, got "
+                f"{name!r}: {type(optimizer).__name__}."
+            )
+    return optimizers
+
+
+def build_loss(
+    spec: LuzModule | None, model: nn.Module, device: torch.device
+) -> Callable[[Any, Any], torch.Tensor]:
+    """The loss function of a run; a module's buffers are on the run's device.
+
+    Raises:
+        ValueError: If there is no loss.
+    """
+    loss = None if spec is None else spec.loss
+    if loss is None:
+        loss = getattr(unwrapped(model), "loss", None)
+    if loss is None:
+        if getattr(unwrapped(model), "step", None) is not None:
+            return _no_loss
+        raise ValueError(
+            "`loss` must be given to `setup`, or be a method of the module, got None."
+        )
+    if isinstance(loss, nn.Module) and spec is not None and loss is spec.loss:
+        return copy.deepcopy(loss).to(device)
+    return cast("Callable[[Any, Any], torch.Tensor]", loss)
+
+
+def _no_loss(input: Any, target: Any) -> torch.Tensor:
+    raise ValueError("`loss` must be given to `setup` for a `step` that calls ctx.loss_fn.")

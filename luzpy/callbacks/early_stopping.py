@@ -1,0 +1,92 @@
+"""Stopping when nothing improves any more."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from luzpy.callback import Callback
+from luzpy.callbacks.monitor import Monitor, check_number
+from luzpy.context import Context, StopFit
+
+
+@final
+class EarlyStopping(Callback):
+    """Ends training when a monitored quantity has stopped improving.
+
+    It stops after `max(patience, 1)` epochs in a row without improvement, and never before
+    `min_epochs`. Port of R luz's `luz_callback_early_stopping()`, whose patience of 0 stops even
+    while the quantity improves.
+
+    Args:
+        monitor: `"<set>_<metric>"`, for example `"valid_loss"` or `"train_acc"`.
+        min_delta: An improvement must be larger than this.
+        patience: How many epochs in a row may pass without improvement.
+        mode: `"min"`, `"max"` or `"zero"`: which way is better.
+        baseline: What the first epoch has to improve on, if anything.
+
+    Raises:
+        ValueError: If an argument is out of bounds.
+        LuzError: In a run: if there is no such quantity.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> luz.callbacks.EarlyStopping(monitor="train_loss", patience=3)
+        <luzpy.callbacks.EarlyStopping: train_loss, patience 3>
+    """
+
+    weight = float("inf")
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        min_delta: float = 0,
+        patience: int = 0,
+        mode: str = "min",
+        baseline: float | None = None,
+    ) -> None:
+        self.monitor = Monitor(monitor, mode, min_delta)
+        check_number("patience", patience, minimum=0)
+        if baseline is not None:
+            check_number("baseline", baseline, minimum=float("-inf"))
+        self.patience = patience
+        self.baseline = baseline
+        self._begin()
+
+    def _begin(self) -> None:
+        self.current_best: float | None = self.baseline
+        self.patience_counter = 0
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """Start afresh."""
+        self.monitor.check(ctx)
+        self._begin()
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """Judge the epoch."""
+        value = self.monitor.value(ctx)
+        if self.monitor.improved(value, self.current_best):
+            self.current_best = value
+            self.patience_counter = 0
+            return
+        self.patience_counter += 1
+        if self.patience_counter >= max(self.patience, 1) and ctx.epoch >= ctx.min_epochs:
+            raise StopFit("early stopping", "on_early_stopping")
+
+    def on_early_stopping(self, ctx: Context) -> None:
+        """Say so."""
+        if ctx.verbose:
+            print(f"Early stopping at epoch {ctx.epoch} of {ctx.max_epochs}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"current_best": self.current_best, "patience_counter": self.patience_counter}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.current_best = state["current_best"]
+        self.patience_counter = state["patience_counter"]
+
+    def __repr__(self) -> str:
+        return (
+            f"<luzpy.callbacks.EarlyStopping: {self.monitor.name}, patience {self.patience}>"
+        )

@@ -1,0 +1,112 @@
+"""Learning rate schedules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, final
+
+from luzpy.callback import HOOKS, Callback
+from luzpy.callbacks.monitor import Monitor
+from luzpy.context import Context
+from luzpy.errors import LuzError
+
+
+@final
+class LRScheduler(Callback):
+    """Steps one of torch's learning rate schedulers. Port of R luz's `luz_callback_lr_scheduler()`.
+
+    Args:
+        lr_scheduler: A class from `torch.optim.lr_scheduler`, or any function that makes a
+            scheduler from an optimizer.
+        *args: Its arguments after the optimizer.
+        call_on: The hook at which it steps: `"on_epoch_end"`, or for schedules that go by batch
+            `"on_train_batch_end"`.
+        opt_name: Which optimizer, where there are several.
+        monitor: What a scheduler whose `step` wants metrics gets (`ReduceLROnPlateau`): by default
+            the valid loss, else the train loss. Such a scheduler can only step at `"on_epoch_end"`.
+        **kwargs: The scheduler's further arguments.
+
+    Raises:
+        ValueError: If `call_on` is not a hook.
+        LuzError: In a run: if `opt_name` is missing or unknown, or `monitor` does not exist.
+
+    Examples:
+        >>> import luzpy as luz, torch
+        >>> luz.callbacks.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=2)
+        <luzpy.callbacks.LRScheduler: StepLR, on_epoch_end>
+    """
+
+    def __init__(
+        self,
+        lr_scheduler: Callable[..., Any],
+        *args: Any,
+        call_on: str = "on_epoch_end",
+        opt_name: str | None = None,
+        monitor: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not callable(lr_scheduler):
+            raise TypeError(
+                "`lr_scheduler` must be a scheduler's class or a function that makes one of an "
+                f"optimizer, got {lr_scheduler!r}."
+            )
+        if call_on not in HOOKS:
+            raise ValueError(f"`call_on` must be one of {', '.join(HOOKS)}, got {call_on!r}.")
+        if call_on == "on_fit_begin":
+            raise ValueError("`call_on` must be a hook after 'on_fit_begin', got that one.")
+        self.lr_scheduler = lr_scheduler
+        self.args = args
+        self.kwargs = kwargs
+        self.call_on = call_on
+        self.opt_name = opt_name
+        self.monitor = None if monitor is None else Monitor(monitor)
+        self.scheduler: Any = None
+        setattr(self, call_on, self._step)
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """Make the scheduler."""
+        name = self.opt_name
+        if name is None:
+            if len(ctx.optimizers) > 1:
+                raise LuzError(
+                    "`opt_name` must say which optimizer to schedule, one of "
+                    f"{', '.join(map(repr, ctx.optimizers))}, got None."
+                )
+            name = next(iter(ctx.optimizers))
+        if name not in ctx.optimizers:
+            raise LuzError(
+                f"`opt_name` must be one of {', '.join(map(repr, ctx.optimizers))}, got {name!r}."
+            )
+        self.scheduler = self.lr_scheduler(ctx.optimizers[name], *self.args, **self.kwargs)
+        if self._wants_metrics():
+            if self.monitor is not None:
+                self.monitor.check(ctx)
+            if self.call_on != "on_epoch_end":
+                raise LuzError(
+                    "`call_on` must be 'on_epoch_end' for a scheduler whose step wants metrics, "
+                    f"got {self.call_on!r}."
+                )
+
+    def _wants_metrics(self) -> bool:
+        return "metrics" in inspect.signature(self.scheduler.step).parameters
+
+    def _step(self, ctx: Context) -> None:
+        if self._wants_metrics():
+            default = "train_loss" if ctx.valid_data is None else "valid_loss"
+            monitor = self.monitor or Monitor(default)
+            self.scheduler.step(monitor.value(ctx))
+        else:
+            self.scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {} if self.scheduler is None else self.scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.scheduler.load_state_dict(state)
+
+    def __repr__(self) -> str:
+        name = getattr(self.lr_scheduler, "__name__", repr(self.lr_scheduler))
+        return f"<luzpy.callbacks.LRScheduler: {name}, {self.call_on}>"

@@ -1,0 +1,99 @@
+"""The metrics of every epoch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, final
+
+import torch
+
+from luzpy.callback import Callback
+from luzpy.context import Context
+from luzpy.data import map_tensors
+from luzpy.errors import LuzError
+from luzpy.metrics.base import Metric, named_values
+from luzpy.metrics.loss import LossAverage
+
+
+@final
+class Metrics(Callback):
+    """Accumulates the loss and the metrics, and logs them at the end of every epoch (a default).
+
+    `ctx.metrics` holds the run's own copies of the metrics, the loss first.
+    Port of R luz's `luz_callback_metrics()`.
+    """
+
+    def on_train_begin(self, ctx: Context) -> None:
+        """Fresh metrics for the epoch."""
+        _begin(ctx, "train")
+
+    def on_train_batch_end(self, ctx: Context) -> None:
+        """Take in a batch."""
+        _update(ctx, "train")
+
+    def on_train_end(self, ctx: Context) -> None:
+        """Log the epoch's values."""
+        _log(ctx, "train")
+
+    def on_valid_begin(self, ctx: Context) -> None:
+        """Fresh metrics for the epoch."""
+        _begin(ctx, "valid")
+
+    def on_valid_batch_end(self, ctx: Context) -> None:
+        """Take in a batch."""
+        _update(ctx, "valid")
+
+    def on_valid_end(self, ctx: Context) -> None:
+        """Log the epoch's values."""
+        _log(ctx, "valid")
+
+
+def _begin(ctx: Context, split: str) -> None:
+    if not ctx.metrics[split]:
+        templates = getattr(ctx.metric_set, split)
+        ctx.metrics[split] = [LossAverage(), *copy.deepcopy(templates)]
+    for metric in ctx.metrics[split]:
+        metric.reset()
+
+
+def _update(ctx: Context, split: str) -> None:
+    loss, *others = ctx.metrics[split]
+    loss.update(ctx.loss, ctx.batch_size)
+    if not others:
+        return
+    preds, target = detached(ctx.pred), ctx.target
+    for metric in others:
+        try:
+            metric.update(preds, target)
+        except Exception as err:
+            raise _failure(ctx, metric, "update", err) from err
+
+
+def _log(ctx: Context, split: str) -> None:
+    for metric in ctx.metrics[split]:
+        for name, value in computed(ctx, metric).items():
+            ctx.log_metric(name, value)
+
+
+def computed(ctx: Context, metric: Metric) -> dict[str, float]:
+    """The rows that `metric` makes of the batches so far."""
+    try:
+        return named_values(metric.abbrev, metric.compute())
+    except Exception as err:
+        raise _failure(ctx, metric, "compute", err) from err
+
+
+def detached(pred: Any) -> Any:
+    """A prediction without its graph."""
+    if isinstance(pred, torch.Tensor):
+        return pred.detach()
+    if isinstance(pred, (tuple, list, dict)):
+        try:
+            return map_tensors(torch.Tensor.detach, pred)
+        except TypeError:  # something in it is neither a tensor nor a container
+            return pred
+    return pred
+
+
+def _failure(ctx: Context, metric: Metric, method: str, err: Exception) -> LuzError:
+    return ctx.failure(f"`{method}` of the metric {metric.abbrev!r}", err)

@@ -1,0 +1,93 @@
+"""Watching a metric: which one, and whether it improved."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+
+from luzpy.context import Context
+from luzpy.errors import LuzError
+
+MODES = ("min", "max", "zero")
+
+
+@attrs.frozen
+class Monitor:
+    """A quantity `<set>_<metric>`, such as `"valid_loss"`, and what counts as better.
+
+    Args:
+        name: The set up to the first `_`, then the metric's `abbrev`, in upper or lower case.
+        mode: `"min"`, `"max"` or `"zero"` (closer to zero is better).
+        min_delta: An improvement must be larger than this.
+
+    Raises:
+        ValueError: If an argument is none of these.
+    """
+
+    name: str
+    mode: str = "min"
+    min_delta: float = 0.0
+    set: str = attrs.field(init=False)
+    metric: str = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        split, _, metric = str(self.name).partition("_")
+        if split not in ("train", "valid") or not metric:
+            raise ValueError(
+                "`monitor` must be 'train_<metric>' or 'valid_<metric>', for example "
+                f"'valid_loss', got {self.name!r}."
+            )
+        if self.mode not in MODES:
+            raise ValueError(f"`mode` must be one of {', '.join(MODES)}, got {self.mode!r}.")
+        check_number("min_delta", self.min_delta, minimum=0)
+        object.__setattr__(self, "set", split)
+        object.__setattr__(self, "metric", metric.lower())
+
+    def check(self, ctx: Context) -> None:
+        """Fail at the start of a run that can never have the quantity.
+
+        Raises:
+            LuzError: If there is no validation data to watch.
+        """
+        if self.set == "valid" and ctx.valid_data is None:
+            raise LuzError(
+                f"`monitor` is {self.name!r}, but there is no `valid_data`; give some, or monitor "
+                f"'train_{self.metric}'."
+            )
+
+    def value(self, ctx: Context) -> float:
+        """The quantity in this epoch.
+
+        Raises:
+            LuzError: If there is none of that name.
+        """
+        value = ctx.get_metric(self.metric, self.set, ctx.epoch)
+        if value is None:
+            epochs = ctx.records["metrics"].get(self.set, [])
+            known = [f"{self.set}_{name}" for name in (epochs[-1] if epochs else {})]
+            raise LuzError(
+                f"`monitor` must be one of {', '.join(map(repr, known))}, got {self.name!r}."
+            )
+        return value
+
+    def improved(self, new: float, best: float | None) -> bool:
+        """Whether `new` is better than `best`; anything but NaN is better than None."""
+        if math.isnan(new):
+            return False
+        if best is None:
+            return True
+        if self.mode == "min":
+            return new < best - self.min_delta
+        if self.mode == "max":
+            return new > best + self.min_delta
+        return abs(new) < abs(best) - self.min_delta
+
+
+def check_number(name: str, value: Any, minimum: float) -> None:
+    """Raise unless `value` is a finite number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"`{name}` must be a number, got {value!r}.")
+    if not (math.isfinite(value) and value >= minimum):
+        raise ValueError(f"`{name}` must be at least {minimum}, got {value!r}.")

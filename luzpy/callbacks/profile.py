@@ -1,0 +1,55 @@
+"""How long things take."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import final
+
+from luzpy.callback import Callback
+from luzpy.context import Context
+
+
+@final
+class Profile(Callback):
+    """Logs seconds in `records["profile"]`: `fit`, and per epoch `epoch`, `train`, `valid`.
+
+    A default of `fit` and `evaluate`. Port of R luz's `luz_callback_profile()`.
+    """
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """Start of the run."""
+        self._begun = {"fit": perf_counter()}
+
+    def on_fit_end(self, ctx: Context) -> None:
+        """End of the run."""
+        self._log(ctx, "fit")
+
+    def on_epoch_begin(self, ctx: Context) -> None:
+        """Start of an epoch."""
+        self._begun["epoch"] = perf_counter()
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """End of an epoch."""
+        self._log(ctx, "epoch")
+
+    def on_train_begin(self, ctx: Context) -> None:
+        """Start of an epoch's training."""
+        self._begun["train"] = perf_counter()
+
+    def on_train_end(self, ctx: Context) -> None:
+        """End of an epoch's training."""
+        self._log(ctx, "train")
+
+    def on_valid_begin(self, ctx: Context) -> None:
+        """Start of an epoch's validation."""
+        self._begun["valid"] = perf_counter()
+
+    def on_valid_end(self, ctx: Context) -> None:
+        """End of an epoch's validation."""
+        self._log(ctx, "valid")
+
+    def _log(self, ctx: Context, what: str) -> None:
+        ctx.log("profile", what, perf_counter() - self._begun[what])

@@ -1,0 +1,164 @@
+"""What a run prints: the epochs, a bar with the time left, and the metrics."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+from typing import Any, final
+
+from luzpy.callback import Callback
+from luzpy.callbacks.metrics import computed
+from luzpy.context import Context
+from luzpy.loader import batch_count
+from luzpy.metrics.base import format_value
+
+REFRESH_SECONDS = 0.1
+# Live metrics may take at most this share of the time: one that is slow to compute is shown less
+# often.
+LIVE_SHARE = 0.02
+
+
+def in_notebook() -> bool:
+    """Whether we run in a Jupyter kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def is_interactive() -> bool:
+    """Whether somebody is watching: standard output is a terminal or a notebook."""
+    return in_notebook() or bool(getattr(sys.stdout, "isatty", lambda: False)())
+
+
+@final
+class Progress(Callback):
+    """Prints the epochs and their metrics, and draws a bar (a default).
+
+    In a terminal and in a notebook: `Epoch 1/10`, a bar with the time left and the metrics so
+    far, then `Train metrics: Loss: 0.31 - Acc: 0.9` and `Valid metrics: ...`. Where standard
+    output is neither, one line an epoch. With `verbose=False` nothing at all.
+    Port of R luz's `luz_callback_progress()`.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._count = 0
+        self._next = float("inf")
+
+    def on_epoch_begin(self, ctx: Context) -> None:
+        """Name the epoch."""
+        if ctx.verbose and is_interactive():
+            _say(f"Epoch {ctx.epoch}/{ctx.max_epochs}")
+
+    def on_train_begin(self, ctx: Context) -> None:
+        """Open a bar."""
+        self._open_bar(ctx, "Train")
+
+    def on_train_batch_end(self, ctx: Context) -> None:
+        """Move the bar."""
+        self._count += 1
+        if perf_counter() >= self._next:
+            self._refresh(ctx, "train")
+
+    def on_train_end(self, ctx: Context) -> None:
+        """Close the bar."""
+        self._close_bar()
+
+    def on_valid_begin(self, ctx: Context) -> None:
+        """Open a bar."""
+        self._open_bar(ctx, "Valid")
+
+    def on_valid_batch_end(self, ctx: Context) -> None:
+        """Move the bar."""
+        self._count += 1
+        if perf_counter() >= self._next:
+            self._refresh(ctx, "valid")
+
+    def on_valid_end(self, ctx: Context) -> None:
+        """Close the bar."""
+        self._close_bar()
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """Print the epoch's metrics."""
+        if not ctx.verbose:
+            return
+        lines = [
+            f"{title} metrics: {text}"
+            for split, title in (("train", "Train"), ("valid", "Valid"))
+            if (text := _epoch_metrics(ctx, split))
+        ]
+        if is_interactive():
+            for line in lines:
+                _say(line)
+        else:
+            _say(" - ".join([f"Epoch {ctx.epoch}/{ctx.max_epochs}", *lines]))
+
+    def on_predict_begin(self, ctx: Context) -> None:
+        """Open a bar."""
+        self._open_bar(ctx, "Predict")
+
+    def on_predict_batch_end(self, ctx: Context) -> None:
+        """Move the bar."""
+        self._count += 1
+        if perf_counter() >= self._next:
+            self._refresh(ctx, "predict")
+
+    def on_predict_end(self, ctx: Context) -> None:
+        """Close the bar."""
+        self._close_bar()
+
+    def _open_bar(self, ctx: Context, title: str) -> None:
+        self._count, self._next = 0, float("inf")
+        if not (ctx.verbose and is_interactive()):
+            return
+        self._bar = open_bar(title, None if ctx.data is None else batch_count(ctx.data))
+        ctx.at_exit.append(self._close_bar)
+        self._next = perf_counter() + REFRESH_SECONDS
+
+    def _refresh(self, ctx: Context, split: str) -> None:
+        begun = perf_counter()
+        rows: dict[str, float] = {}
+        for metric in ctx.metrics.get(split, []):
+            rows |= computed(ctx, metric)
+        self._bar.update(self._count)
+        self._count = 0
+        if rows:
+            names = _display_names(ctx, split)
+            self._bar.set_postfix_str(_listed(rows, names), refresh=True)
+        now = perf_counter()
+        self._next = now + max(REFRESH_SECONDS, (now - begun) / LIVE_SHARE)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._count)
+            self._bar.close()
+            self._bar = None
+
+
+def open_bar(title: str, total: int | None) -> Any:
+    """A tqdm bar, for the terminal or the notebook, that vanishes when closed."""
+    from tqdm.auto import tqdm
+
+    in_terminal = {} if in_notebook() else {"file": sys.stdout, "dynamic_ncols": True}
+    if total is not None and not in_notebook():
+        in_terminal["bar_format"] = "{desc}: {n_fmt}/{total_fmt} [{bar:24}] - ETA: {remaining}{postfix}"
+        in_terminal["ascii"] = " ="
+    return tqdm(total=total, desc=title, leave=False, unit="batch", **in_terminal)
+
+
+def _display_names(ctx: Context, split: str) -> dict[str, str]:
+    return {metric.abbrev.lower(): metric.abbrev for metric in ctx.metrics.get(split, [])}
+
+
+def _listed(rows: dict[str, float], names: dict[str, str]) -> str:
+    return " - ".join(f"{names.get(name, name)}: {format_value(v)}" for name, v in rows.items())
+
+
+def _epoch_metrics(ctx: Context, split: str) -> str:
+    epochs = ctx.records["metrics"].get(split, [])
+    rows = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
+    return _listed(rows, _display_names(ctx, split))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

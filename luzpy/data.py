@@ -1,0 +1,226 @@
+"""From what users have (tensors, arrays, frames) to a torch `Dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset, Subset, TensorDataset, random_split
+
+
+class InMemoryDataset(Dataset[Any]):
+    """Rows of tensors that are nested in tuples and dicts, all of the same length.
+
+    Args:
+        structure: A tensor, or a tuple or dict (nested at will) of tensors.
+    """
+
+    def __init__(self, structure: Any) -> None:
+        self.structure = structure
+        self._length = len(next(tensors_in(structure)))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        return map_tensors(lambda tensor: tensor[index], self.structure)
+
+
+def tensors_in(obj: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in `obj`, a nest of tuples, lists and dicts, in order."""
+    if isinstance(obj, torch.Tensor):
+        yield obj
+    elif isinstance(obj, Mapping):
+        for item in cast("Mapping[Any, Any]", obj).values():
+            yield from tensors_in(item)
+    elif isinstance(obj, (list, tuple)):
+        for item in cast("Sequence[Any]", obj):
+            yield from tensors_in(item)
+
+
+def map_tensors(function: Callable[[torch.Tensor], Any], structure: Any) -> Any:
+    """`structure`, a nest of tuples and dicts, with `function` applied to each tensor."""
+    if isinstance(structure, torch.Tensor):
+        return function(structure)
+    if isinstance(structure, dict):
+        mapping = cast("dict[Any, Any]", structure)
+        return {key: map_tensors(function, item) for key, item in mapping.items()}
+    return tuple(map_tensors(function, item) for item in structure)
+
+
+def is_in_memory(obj: object) -> bool:
+    """Whether `obj` is data that `as_dataset` converts, rather than a `Dataset`."""
+    return (
+        isinstance(obj, (torch.Tensor, np.ndarray, pd.DataFrame, pd.Series, tuple, list, dict))
+        or _is_polars(obj)
+    )  # fmt: skip
+
+
+def as_dataset(x: Any) -> Dataset[Any]:
+    """Make a torch dataset of in-memory data; a dataset passes through.
+
+    Floats become the default float dtype and integers int64; booleans and complex numbers stay.
+    Tensors of these dtypes are used as they are, without a copy. Port of R luz's `as_dataset()`.
+
+    Args:
+        x: A `Dataset`; a tensor or a NumPy array, rows first; a pandas or polars frame (one row
+            per row) or series; or a tuple, list or dict of these, (input, target) in this order.
+
+    Returns:
+        A `TensorDataset` for one array or a flat tuple of them; for dicts and nested tuples a
+        dataset whose items have the same structure.
+
+    Raises:
+        TypeError: If `x` is of another type, or holds text, objects or dates: the columns are
+            named.
+        ValueError: If there are no rows, or the parts differ in their number of rows.
+
+    Examples:
+        >>> import luzpy as luz, numpy as np
+        >>> dataset = luz.as_dataset((np.eye(3), np.array([0, 1, 2])))
+        >>> dataset[1]
+        (tensor([0., 1., 0.]), tensor(1))
+    """
+    if isinstance(x, Dataset):
+        return cast("Dataset[Any]", x)
+    if not is_in_memory(x):
+        raise TypeError(
+            "`data` must be a DataLoader, a Dataset, a tensor, a NumPy array, a pandas or polars "
+            f"frame or series, or a tuple, list or dict of these, got {type(x).__name__}."
+        )
+    structure = _as_tensors(x, "data")
+    lengths = [len(tensor) for tensor in tensors_in(structure)]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"`data` must have parts of equal length, got {_listed(lengths)} rows.")
+    if isinstance(structure, torch.Tensor):
+        return TensorDataset(structure)
+    if isinstance(structure, tuple):
+        parts = cast("tuple[Any, ...]", structure)
+        if all(isinstance(part, torch.Tensor) for part in parts):
+            return TensorDataset(*parts)
+    return InMemoryDataset(structure)
+
+
+def split_dataset(data: Any, fraction: float) -> tuple[Subset[Any], Subset[Any]]:
+    """Split off a random `fraction` of the rows for validation, with torch's global generator."""
+    dataset = as_dataset(data)
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"`valid_data` can only be a fraction (got {fraction}) of data with a known length; "
+            f"{type(dataset).__name__} has none. Give a dataset for validation."
+        )
+    n_rows = len(cast("Any", dataset))
+    n_valid = int(n_rows * fraction)
+    if n_valid == 0:
+        raise ValueError(
+            f"`valid_data` must leave at least one row for validation, got {fraction} of "
+            f"{n_rows} rows."
+        )
+    train, valid = random_split(dataset, [n_rows - n_valid, n_valid])
+    return train, valid
+
+
+def _listed(items: Sequence[object]) -> str:
+    return " and ".join(str(item) for item in items)
+
+
+def _is_polars(obj: object) -> bool:
+    return type(obj).__module__.partition(".")[0] == "polars" and hasattr(obj, "to_numpy")
+
+
+def _as_tensors(x: Any, name: str) -> Any:
+    """`x` with every array in it as a tensor; `name` says where we are, for error messages."""
+    if isinstance(x, dict):
+        mapping = cast("dict[Any, Any]", x)
+        if not mapping:
+            raise ValueError(f"`{name}` must not be empty, got {{}}.")
+        return {key: _as_tensors(item, f"{name}[{key!r}]") for key, item in mapping.items()}
+    if isinstance(x, (tuple, list)):
+        sequence = cast("Sequence[Any]", x)
+        if not sequence:
+            raise ValueError(f"`{name}` must not be empty, got {x!r}.")
+        return tuple(_as_tensors(item, f"{name}[{i}]") for i, item in enumerate(sequence))
+    tensor = _as_tensor(x, name)
+    if tensor.ndim == 0:
+        raise ValueError(f"`{name}` must have rows, got a single value, {tensor.item()}.")
+    return tensor
+
+
+def _as_tensor(x: Any, name: str) -> torch.Tensor:
+    if isinstance(x, torch.Tensor):
+        return _standard_dtype(x)
+    if isinstance(x, np.ndarray):
+        array = cast("np.ndarray[Any, Any]", x)
+    elif isinstance(x, pd.DataFrame):
+        array = _frame_array({str(column): x[column].dtype for column in x.columns}, x, name)
+    elif isinstance(x, pd.Series):
+        series = cast("pd.Series[Any]", x)
+        array = _frame_array({str(series.name or name): series.dtype}, series, name)
+    elif _is_polars(x):
+        array = _polars_array(x, name)
+    else:
+        raise TypeError(
+            f"`{name}` must be a tensor, a NumPy array, or a pandas or polars frame or series, "
+            f"got {type(x).__name__}."
+        )
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"`{name}` must hold numbers, got an array of dtype {array.dtype}.")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has few unsigned types
+        array = array.astype(np.int64)
+    if not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return _standard_dtype(torch.from_numpy(array))
+
+
+def _standard_dtype(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_floating_point():
+        return tensor.to(torch.get_default_dtype())
+    if tensor.is_complex() or tensor.dtype is torch.bool:
+        return tensor
+    return tensor.to(torch.int64)
+
+
+def _frame_array(
+    dtypes: dict[str, Any], frame: pd.DataFrame | pd.Series[Any], name: str
+) -> np.ndarray[Any, Any]:
+    kinds = {column: _kind(dtype) for column, dtype in dtypes.items()}
+    if not kinds:
+        raise ValueError(f"`{name}` must have at least one column, got none.")
+    unusable = [column for column, kind in kinds.items() if kind not in "biuf"]
+    if unusable:
+        raise TypeError(
+            f"`{name}` must hold numbers only; these columns do not: "
+            + ", ".join(f"{column!r} ({dtypes[column]})" for column in unusable)
+            + ". Encode them first, for example with pandas.get_dummies()."
+        )
+    missing = bool(np.any(np.asarray(frame.isna())))
+    if missing or "f" in kinds.values():
+        return frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    return frame.to_numpy(dtype=np.bool_ if set(kinds.values()) == {"b"} else np.int64)
+
+
+def _kind(dtype: Any) -> str:
+    """NumPy's one-letter kind, for pandas' own dtypes also."""
+    if isinstance(dtype, pd.CategoricalDtype):
+        return "O"
+    return str(getattr(dtype, "kind", "O"))
+
+
+def _polars_array(x: Any, name: str) -> np.ndarray[Any, Any]:
+    columns: list[Any] = list(x.get_columns()) if hasattr(x, "get_columns") else [x]
+    if not columns:
+        raise ValueError(f"`{name}` must have at least one column, got none.")
+    unusable = [c for c in columns if not (c.dtype.is_numeric() or str(c.dtype) == "Boolean")]
+    if unusable:
+        raise TypeError(
+            f"`{name}` must hold numbers only; these columns do not: "
+            + ", ".join(f"{column.name!r} ({column.dtype})" for column in unusable)
+            + ". Encode them first, for example with polars' to_dummies()."
+        )
+    array: np.ndarray[Any, Any] = x.to_numpy()
+    if array.dtype == object:  # booleans beside nulls
+        array = array.astype(np.float64)
+    return array

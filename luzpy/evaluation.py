@@ -1,0 +1,109 @@
+"""`evaluate`: the loss and the metrics on other data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pandas as pd
+
+from luzpy.accelerator import Accelerator
+from luzpy.build import build_loss, build_optimizers
+from luzpy.callback import Callback
+from luzpy.callbacks.metrics import Metrics
+from luzpy.callbacks.profile import Profile
+from luzpy.callbacks.progress import Progress
+from luzpy.checks import check_accelerator, check_options, check_verbose, with_defaults
+from luzpy.context import Context
+from luzpy.display import metric_lines
+from luzpy.loader import Options, eval_loader
+from luzpy.loop import bound, in_eval_mode, validate
+from luzpy.metrics.metric_set import MetricSet, as_metric_set
+from luzpy.records import Records, get_metrics, metrics_frame
+
+if TYPE_CHECKING:
+    from luzpy.fitted import FittedModule
+
+EVALUATE_DEFAULTS: tuple[type[Callback], ...] = (Profile, Metrics, Progress)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        records: The metrics and timings, as plain dicts and lists.
+    """
+
+    records: Records
+
+    get_metrics = get_metrics
+
+    def __repr__(self) -> str:
+        rows = self.records["metrics"]["valid"][0]
+        return "\n".join(["A `luz_module_evaluation`", "-- Results", *metric_lines(rows)])
+
+    def _repr_html_(self) -> str:
+        return get_metrics(self).to_html(index=False)
+
+
+@get_metrics.register(Evaluation)
+def _(x: Evaluation) -> pd.DataFrame:
+    return metrics_frame(x.records)[["metric", "value"]]
+
+
+def evaluate(
+    fitted: FittedModule,
+    data: Any,
+    metrics: Any = None,
+    callbacks: Sequence[Callback] | Callback | None = None,
+    accelerator: Accelerator | None = None,
+    verbose: bool | None = None,
+    *,
+    dataloader_options: Options | None = None,
+) -> Evaluation:
+    """Compute the loss and the metrics on `data`. Port of R luz's `evaluate()`.
+
+    Args:
+        fitted: A fitted model.
+        data: As in `fit`; every row is taken once, in order.
+        metrics: Metrics in place of those given to `setup`.
+        callbacks: Callbacks beside the defaults; the hooks of validation are called.
+        accelerator: Where to compute; the model is moved there.
+        verbose: Whether to print; by default in a terminal or notebook only.
+        dataloader_options: Passed to the DataLoader that is made of `data`; `batch_size=32`.
+
+    Returns:
+        The evaluation; `get_metrics()` gives it as a frame.
+
+    Raises:
+        ValueError: If there is no loss, or not one batch of data.
+        TypeError: If an argument is of the wrong type.
+        LuzError: If a callback, a metric, the loss or the dataset fails; it says where.
+    """
+    spec = fitted.spec
+    chosen = MetricSet() if spec is None else spec.metrics
+    if metrics is not None:
+        chosen = as_metric_set(metrics)
+    place = check_accelerator(accelerator)
+    loader = eval_loader(data, check_options(dataloader_options), name="data")
+    model = place.prepare_model(fitted.model)
+    ctx = Context(
+        verbose=check_verbose(verbose),
+        accelerator=place,
+        model=model,
+        loss_fn=build_loss(spec, model, place.device),
+        optimizers={} if spec is None else build_optimizers(spec, model, fitted.opt_hparams),
+        valid_data=loader,
+        epoch=1,
+        max_epochs=1,
+        training=False,
+        metric_set=chosen,
+        hparams=fitted.hparams,
+        opt_hparams=fitted.opt_hparams,
+        callbacks=with_defaults(EVALUATE_DEFAULTS, callbacks),
+    )
+    with in_eval_mode(model), bound(ctx):
+        validate(ctx)
+    return Evaluation(records=ctx.records)

@@ -1,0 +1,162 @@
+"""What `lr_finder` returns: a frame of learning rates and losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from luzpy.errors import NoSuggestionError
+from luzpy.finder.smoothing import exponential_average
+from luzpy.finder.suggest import DEFAULT_METHOD, METHODS, finite_part, minimum, steepest, suggest_lr
+from luzpy.plotting import plot
+
+
+class LRRecords(pd.DataFrame):
+    """A DataFrame with the columns `lr` and `loss`, one row a rung.
+
+    With several runs there is a column `run`, from 1; with validation data a column `valid_loss`.
+    It stays an `LRRecords` through copying, slicing and pickling.
+
+    Attributes:
+        stopped: How the sweep ended: `"completed"`, `"diverged"`, `"not finite"` or
+            `"interrupted"`; with several runs the first that did not complete says.
+    """
+
+    _metadata = ["stopped"]  # noqa: RUF012  (pandas' own protocol)
+    stopped: str
+
+    def __init__(self, data: Any = None, *args: Any, stopped: str | None = None, **kwargs: Any):
+        super().__init__(data, *args, **kwargs)
+        self.stopped = stopped or getattr(data, "stopped", "completed")
+
+    @property
+    def _constructor(self) -> type[LRRecords]:
+        return LRRecords
+
+    plot = plot  # type: ignore[assignment]
+
+    def smoothed(self, beta: float = 0.9) -> pd.Series[float]:
+        """The bias-corrected exponential average of the loss, run by run.
+
+        Args:
+            beta: How much of the past is kept, in [0, 1); 0 gives the raw loss.
+
+        Returns:
+            A series on the records' index.
+
+        Raises:
+            ValueError: If `beta` is out of bounds.
+        """
+        check_beta(beta)
+        self._require("loss")
+        return self._averaged("loss", beta)
+
+    def _averaged(self, column: str, beta: float) -> pd.Series[float]:
+        smoothed = np.empty(len(self))
+        for positions in self._run_positions():
+            smoothed[positions] = exponential_average(self[column].to_numpy()[positions], beta)
+        return pd.Series(smoothed, index=self.index, name=f"smoothed_{column}")
+
+    def suggest(self, method: str = DEFAULT_METHOD) -> float:
+        """A learning rate to train with.
+
+        The curve is cut at its first loss that is not finite, smoothed, and judged.
+
+        Args:
+            method: `"valley"`, two thirds along the longest descent; `"minimum"`, a tenth of the
+                rate at the lowest smoothed loss; `"steepest"`, where it falls fastest against
+                log lr; `"slide"`, the last rate of the steep descent.
+
+        Returns:
+            The learning rate; over several runs, the median.
+
+        Raises:
+            NoSuggestionError: If the curve supports none; it says why.
+            ValueError: If there is no such method.
+        """
+        if method not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
+        return float(np.median(self._suggested(method)))
+
+    def _suggested(self, method: str) -> list[float]:
+        """What each run suggests, as long as at least half of them suggest anything."""
+        found: list[float] = []
+        refusals: list[NoSuggestionError] = []
+        for lr, loss in self._curves():
+            try:
+                found.append(suggest_lr(lr, loss, method))
+            except NoSuggestionError as err:
+                refusals.append(err)
+        if not found and not refusals:
+            raise NoSuggestionError("There are no rungs to judge.")
+        if len(refusals) > len(found):
+            raise refusals[0]
+        return found
+
+    def suggestions(self) -> pd.DataFrame:
+        """What every method suggests.
+
+        Returns:
+            Columns method, lr, low, high; low and high are the 10% and the 90% quantile over the
+            runs, and NaN marks what the curve does not support. The row `range` has in low the
+            steepest point and in high a tenth of the rate at the minimum, the range of the
+            Dataiku study (https://blog.dataiku.com/the-learning-rate-finder-technique).
+        """
+        nan = float("nan")
+        rows: list[tuple[str, float, float, float]] = []
+        for method in METHODS:
+            try:
+                found = self._suggested(method)
+            except NoSuggestionError:
+                rows.append((method, nan, nan, nan))
+                continue
+            low, lr, high = np.quantile(found, [0.1, 0.5, 0.9])
+            rows.append((method, float(lr), float(low), float(high)))
+        low, high = self._range()
+        rows.append(("range", nan, low, high))
+        return pd.DataFrame(rows, columns=["method", "lr", "low", "high"])
+
+    def _range(self) -> tuple[float, float]:
+        ends: list[tuple[float, float]] = []
+        for lr, loss in self._curves():
+            try:
+                suggest_lr(lr, loss, "steepest")
+            except NoSuggestionError:
+                continue
+            lr, loss = finite_part(lr, loss)
+            smoothed = np.array(exponential_average(loss))
+            ends.append((steepest(lr, smoothed), minimum(lr, smoothed)))
+        if not ends:
+            return float("nan"), float("nan")
+        low, high = sorted(float(end) for end in np.median(np.array(ends), axis=0))
+        return low, high
+
+    def _curves(self) -> list[tuple[Any, Any]]:
+        self._require("lr", "loss")
+        lr, loss = self["lr"].to_numpy(float), self["loss"].to_numpy(float)
+        return [(lr[positions], loss[positions]) for positions in self._run_positions()]
+
+    def _run_positions(self) -> list[Any]:
+        """The rows of each run, in order."""
+        if "run" not in self.columns:
+            return [np.arange(len(self))] if len(self) else []
+        runs = self["run"].to_numpy()
+        return [np.flatnonzero(runs == run) for run in pd.unique(runs)]
+
+    def _require(self, *columns: str) -> None:
+        missing = [column for column in columns if column not in self.columns]
+        if missing:
+            raise ValueError(
+                f"The records must have the columns {', '.join(columns)}; {', '.join(missing)} "
+                "is missing."
+            )
+
+
+def check_beta(beta: Any) -> None:
+    """Raise unless `beta` can weigh an average."""
+    if isinstance(beta, bool) or not isinstance(beta, (int, float)):
+        raise TypeError(f"`beta` must be a number in [0, 1), got {beta!r}.")
+    if not 0 <= beta < 1:
+        raise ValueError(f"`beta` must be in [0, 1), got {beta!r}.")

@@ -1,0 +1,190 @@
+"""The picture of a learning rate finder's records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from luzpy.errors import NoSuggestionError
+from luzpy.finder.lr_records import LRRecords, check_beta
+from luzpy.plotting import luz_theme, plot
+
+if TYPE_CHECKING:
+    from plotnine import ggplot
+
+VALID_COLOUR = "#e67e22"
+
+
+@plot.register(LRRecords)
+def plot_records(
+    x: LRRecords, *, beta: float = 0.9, suggest: bool = False, log_x: bool = True
+) -> ggplot:
+    """Draw the loss against the learning rate, as R luz does.
+
+    The raw loss is dotted and its bias-corrected exponential average cyan; with validation data
+    its average is orange. Over several runs: the median of the averages, and the band from their
+    10% to their 90% quantile. The y range is that of the curve before it diverges; add
+    `coord_cartesian` for another.
+
+    Args:
+        x: What `lr_finder` returned.
+        beta: How much of the past the average keeps, in [0, 1).
+        suggest: Whether to mark the suggestion and the range.
+        log_x: Whether the axis of learning rates is logarithmic.
+
+    Returns:
+        A plotnine plot.
+    """
+    from plotnine import aes, coord_cartesian, geom_line, geom_ribbon, ggplot, labs
+
+    check_beta(beta)
+    curve = _curve(x, beta)
+    several = "low" in curve.columns
+    p = ggplot(curve, aes("lr"))
+    if several:
+        p += geom_ribbon(aes(ymin="low", ymax="high"), fill="cyan", alpha=0.25)
+    else:
+        p += geom_line(aes(y="loss"), linetype="dotted", size=0.7)
+    p += geom_line(aes(y="smoothed"), colour="cyan", size=1)
+    if "valid" in curve.columns:
+        p += geom_line(aes(y="valid"), colour=VALID_COLOUR, size=1)
+    p += labs(x="Learning Rate", y="Loss")
+    p = _x_axis(p, log_x) + luz_theme()
+    limits = y_limits([curve])
+    if limits is not None:
+        p += coord_cartesian(ylim=limits)
+    return _marked(p, x) if suggest else p
+
+
+@plot.register(list)
+@plot.register(tuple)
+def plot_several(
+    x: Sequence[LRRecords],
+    *,
+    labels: Sequence[str] | None = None,
+    beta: float = 0.9,
+    log_x: bool = True,
+) -> ggplot:
+    """Overlay the smoothed losses of several records, for batch sizes or models.
+
+    Args:
+        x: What several calls of `lr_finder` returned.
+        labels: A name for each; by default their numbers.
+        beta: How much of the past the average keeps, in [0, 1).
+        log_x: Whether the axis of learning rates is logarithmic.
+
+    Returns:
+        A plotnine plot.
+
+    Raises:
+        TypeError: If something else than records is in the list.
+        ValueError: If there are none, or not as many labels as records.
+    """
+    from plotnine import (
+        aes,
+        coord_cartesian,
+        geom_line,
+        geom_ribbon,
+        ggplot,
+        labs,
+        scale_colour_brewer,
+        scale_fill_brewer,
+    )
+
+    check_beta(beta)
+    if not x:
+        raise ValueError("`x` must hold at least one LRRecords, got none.")
+    for item in x:
+        if not isinstance(cast(Any, item), LRRecords):
+            raise TypeError(f"`x` must hold LRRecords, got {type(item).__name__}.")
+    names = [str(i) for i in range(1, len(x) + 1)] if labels is None else [str(n) for n in labels]
+    if len(names) != len(x):
+        raise ValueError(f"`labels` must be as many as the {len(x)} records, got {len(names)}.")
+    curves = [_curve(records, beta).assign(records=n) for records, n in zip(x, names, strict=True)]
+    frame = pd.concat(curves)
+    frame["records"] = pd.Categorical(frame["records"], categories=list(dict.fromkeys(names)))
+    p = ggplot(frame, aes("lr", colour="records"))
+    if "low" in frame.columns:
+        p += geom_ribbon(
+            aes(ymin="low", ymax="high", fill="records"), alpha=0.2, colour="none", na_rm=True
+        )
+        p += scale_fill_brewer(type="qual", palette="Dark2", guide=None)
+    p += geom_line(aes(y="smoothed"), size=1)
+    p += scale_colour_brewer(type="qual", palette="Dark2")
+    p += labs(x="Learning Rate", y="Loss", colour="")
+    p = _x_axis(p, log_x) + luz_theme()
+    limits = y_limits(curves)
+    return p if limits is None else p + coord_cartesian(ylim=limits)
+
+
+def _curve(records: LRRecords, beta: float) -> pd.DataFrame:
+    """Columns lr, loss, smoothed and perhaps valid; over runs lr, smoothed, low, high."""
+    records._require("lr", "loss")
+    frame = pd.DataFrame(
+        {"lr": records["lr"], "loss": records["loss"], "smoothed": records.smoothed(beta)}
+    )
+    if "valid_loss" in records.columns:
+        frame["valid"] = records._averaged("valid_loss", beta)
+    frame = frame[np.isfinite(frame["smoothed"])]
+    if "run" not in records.columns:
+        return frame
+    by_lr = frame.groupby("lr")
+    curve = by_lr["smoothed"].quantile([0.1, 0.5, 0.9]).unstack()
+    curve.columns = ["low", "smoothed", "high"]
+    if "valid" in frame.columns:
+        curve["valid"] = by_lr["valid"].median()
+    return curve.reset_index()
+
+
+def y_limits(curves: Sequence[pd.DataFrame]) -> tuple[float, float] | None:
+    """The y range of the curves before they diverge; None where all of them fit anyway.
+
+    Up to its minimum a curve is shown whole; what rises after it is cut half the descent above
+    the highest point before.
+    """
+    lows: list[float] = []
+    highs: list[float] = []
+    everything: list[float] = []
+    for curve in curves:
+        if curve.empty:
+            continue
+        shown = [c for c in ("loss", "smoothed", "low", "high", "valid") if c in curve.columns]
+        values = curve[shown].to_numpy(float)
+        lowest = int(np.nanargmin(curve["smoothed"].to_numpy()))
+        before = values[: lowest + 1]
+        low, high = float(np.nanmin(before)), float(np.nanmax(before))
+        room = 0.5 * (high - low) if high > low else max(abs(high), 1.0)
+        after = values[lowest + 1 :]
+        lows.append(min(low, float(np.nanmin(after)) if after.size else low))
+        highs.append(high + room)
+        everything.append(float(np.nanmax(values)))
+    if not highs or max(everything) <= max(highs):
+        return None
+    margin = 0.04 * (max(highs) - min(lows))
+    return min(lows) - margin, max(highs)
+
+
+def _x_axis(p: ggplot, log_x: bool) -> ggplot:
+    from plotnine import scale_x_continuous, scale_x_log10
+
+    if log_x:
+        return p + scale_x_log10(labels=lambda breaks: [f"{value:g}" for value in breaks])
+    return p + scale_x_continuous()
+
+
+def _marked(p: ggplot, records: LRRecords) -> ggplot:
+    from plotnine import annotate, geom_vline
+
+    try:
+        lr = records.suggest()
+    except NoSuggestionError:
+        return p
+    low, high = records._range()
+    if high > low:
+        p += annotate(
+            "rect", xmin=low, xmax=high, ymin=-np.inf, ymax=np.inf, alpha=0.08, fill="#4269d0"
+        )
+    return p + geom_vline(xintercept=lr, linetype="dashed", colour="#c0392b", size=0.7)

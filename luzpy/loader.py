@@ -1,0 +1,286 @@
+"""From a dataset to batches on the device: DataLoaders, their options, and the fast way through."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from luzpy.data import InMemoryDataset, as_dataset, tensors_in
+
+Options = Mapping[str, Any]
+
+# Rows are gathered from memory in chunks of about this size and handed out as slices of the
+# chunk: large enough that the gather's fixed cost vanishes, small enough to stay in the cache.
+CHUNK_BYTES = 256 * 1024
+
+_SAMPLING = ("sampler", "batch_sampler", "shuffle", "drop_last")
+
+
+def as_dataloader(x: Any, **options: Any) -> DataLoader[Any]:
+    """Make a `DataLoader` of a dataset or of in-memory data; a DataLoader passes through.
+
+    Port of R luz's `as_dataloader()`; `batch_size` is 32 unless given.
+
+    Args:
+        x: Anything that `as_dataset` takes, or a `DataLoader`.
+        **options: Arguments of `torch.utils.data.DataLoader`.
+
+    Returns:
+        A `DataLoader`.
+
+    Raises:
+        ValueError: If options come with a ready DataLoader, or there are no rows.
+        TypeError: If `x` or an option is of a type that cannot be used.
+
+    Examples:
+        >>> import luzpy as luz, torch
+        >>> loader = luz.as_dataloader(torch.zeros(5, 2), batch_size=2)
+        >>> [batch[0].shape[0] for batch in loader]
+        [2, 2, 1]
+    """
+    if isinstance(x, DataLoader):
+        if options:
+            raise ValueError(
+                "`dataloader_options` must not be given with a ready DataLoader, got "
+                f"{sorted(options)}: set them where the DataLoader is made."
+            )
+        return cast("DataLoader[Any]", x)
+    dataset = as_dataset(x)
+    if "batch_sampler" not in options:
+        options = {"batch_size": 32, **options}
+    return DataLoader(dataset, **options)
+
+
+def train_loader(data: Any, options: Options | None) -> DataLoader[Any]:
+    """The DataLoader for training: shuffled and without a ragged last batch unless said otherwise.
+
+    Raises:
+        ValueError: If it would give no batch.
+    """
+    if isinstance(data, DataLoader):
+        return _checked(as_dataloader(data, **(options or {})), "data")
+    dataset = as_dataset(data)
+    _check_rows(dataset, "data")
+    chosen = dict(options or {})
+    if "batch_sampler" not in chosen and chosen.get("batch_size", 32) is not None:
+        chosen.setdefault("drop_last", True)
+    if not isinstance(dataset, IterableDataset) and not chosen.keys() & {"sampler", "batch_sampler"}:
+        chosen.setdefault("shuffle", True)
+    return _checked(as_dataloader(dataset, **chosen), "data")
+
+
+def eval_loader(
+    data: Any, options: Options | None, *, name: str, beside_train: Any = None
+) -> DataLoader[Any]:
+    """The DataLoader for validation and prediction: every row, once, in order.
+
+    Args:
+        data: What the user gave.
+        options: The user's `dataloader_options`. Those that choose or drop rows are for training
+            and not used here.
+        name: The argument's name, for messages.
+        beside_train: The training data that `options` are meant for, when there is any.
+
+    Raises:
+        ValueError: If it would give no batch.
+    """
+    if isinstance(data, DataLoader):
+        if beside_train is None:
+            return _checked(as_dataloader(data, **(options or {})), name)
+        if options:
+            warnings.warn(
+                "`dataloader_options` apply to `data` alone: `valid_data` is already a DataLoader.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return _checked(cast("DataLoader[Any]", data), name)
+    dataset = as_dataset(data)
+    _check_rows(dataset, name)
+    chosen = dict(options or {})
+    if beside_train is None and chosen.get("shuffle"):
+        warnings.warn(
+            "`shuffle=True` is ignored here: rows are taken in their order.",
+            UserWarning,
+            stacklevel=2,
+        )
+    sampler = chosen.get("batch_sampler")
+    if sampler is not None and isinstance(getattr(sampler, "batch_size", None), int):
+        chosen.setdefault("batch_size", sampler.batch_size)
+    for option in _SAMPLING:
+        chosen.pop(option, None)
+    return _checked(as_dataloader(dataset, **chosen), name)
+
+
+def batch_count(loader: Iterable[Any]) -> int | None:
+    """How many batches an epoch has, or None where that cannot be known."""
+    try:
+        return len(cast("Any", loader))
+    except TypeError:
+        return None
+
+
+def _check_rows(dataset: Dataset[Any], name: str) -> None:
+    if hasattr(dataset, "__len__") and len(cast("Any", dataset)) == 0:
+        raise ValueError(f"`{name}` must have at least one row, got none.")
+
+
+def _checked(loader: DataLoader[Any], name: str) -> DataLoader[Any]:
+    if batch_count(loader) == 0:
+        dropped = ""
+        if loader.drop_last:
+            dropped = (
+                f": `drop_last` drops the only batch, of fewer than {loader.batch_size} rows. Set "
+                "a smaller `batch_size`, or `drop_last=False`, in `dataloader_options`"
+            )
+        raise ValueError(f"`{name}` must give at least one batch, got none{dropped}.")
+    return loader
+
+
+# --------------------------------------------------------------------------------------------
+# Iteration
+# --------------------------------------------------------------------------------------------
+
+
+def batches(loader: Iterable[Any], move: Callable[[Any], Any] | None = None) -> Iterator[Any]:
+    """One epoch of `loader`, each batch passed through `move`.
+
+    A plain in-process DataLoader over tensors in memory is not asked for its batches: they are
+    gathered from the tensors at once instead of row by row. Batches and their order, and what is
+    drawn from random generators, are bit for bit what the DataLoader gives; batches are copies,
+    so a user may change them in place.
+    """
+    plan = _gather_plan(loader)
+    iterator = iter(loader) if plan is None else plan
+    if move is None:
+        return iterator
+    return map(move, iterator)
+
+
+def _gather_plan(loader: Iterable[Any]) -> Iterator[Any] | None:
+    """The fast way through `loader`, or None where only the loader itself will do."""
+    if type(loader) is not DataLoader:
+        return None
+    loader = cast("DataLoader[Any]", loader)
+    if (
+        loader.num_workers
+        or loader.collate_fn is not default_collate
+        or type(loader.batch_sampler) is not BatchSampler
+        or (loader.pin_memory and torch.cuda.is_available())
+    ):
+        return None
+    source = _tensors_of(loader.dataset)
+    if source is None:
+        return None
+    structure, rows = source
+    tensors = list(tensors_in(structure))
+    if any(type(t) is not torch.Tensor or t.layout is not torch.strided for t in tensors):
+        return None
+    sampler = loader.sampler
+    plain = getattr(sampler, "data_source", None) is loader.dataset
+    if type(sampler) is SequentialSampler and plain:
+        order = None
+    elif (
+        type(sampler) is RandomSampler
+        and plain
+        and not sampler.replacement
+        and sampler.num_samples == len(cast("Any", loader.dataset))
+        and sampler.generator is None
+    ):
+        order = sampler
+    else:
+        return None
+    return _gather(loader, structure, rows, shuffled=order is not None)
+
+
+def _tensors_of(dataset: Any) -> tuple[Any, torch.Tensor | None] | None:
+    """The tensors behind a dataset and which of their rows it has (None: all)."""
+    if type(dataset) is TensorDataset:
+        return list(dataset.tensors), None
+    if type(dataset) is InMemoryDataset:
+        return dataset.structure, None
+    if type(dataset) is Subset:
+        subset = cast("Subset[Any]", dataset)
+        if type(subset.dataset) in (TensorDataset, InMemoryDataset):
+            structure, _ = cast("tuple[Any, None]", _tensors_of(subset.dataset))
+            return structure, torch.as_tensor(subset.indices, dtype=torch.int64)
+    return None
+
+
+def _gather(
+    loader: DataLoader[Any], structure: Any, rows: torch.Tensor | None, *, shuffled: bool
+) -> Iterator[Any]:
+    # The DataLoader draws a seed for workers at every epoch, also when it has none.
+    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+    tensors = list(tensors_in(structure))
+    n_rows = len(tensors[0]) if rows is None else len(rows)
+    batch_size = cast(int, loader.batch_size)
+    row_bytes = max(1, sum(t.element_size() * (t[:1].numel()) for t in tensors))
+    chunk = batch_size * max(1, CHUNK_BYTES // (row_bytes * batch_size))
+    end = n_rows - n_rows % batch_size if loader.drop_last else n_rows
+    return _chunks(structure, tensors, rows, n_rows, end, batch_size, chunk, shuffled)
+
+
+def _chunks(
+    structure: Any,
+    tensors: list[torch.Tensor],
+    rows: torch.Tensor | None,
+    n_rows: int,
+    end: int,
+    batch_size: int,
+    chunk: int,
+    shuffled: bool,
+) -> Iterator[Any]:
+    if shuffled:
+        # As RandomSampler does: a generator of its own, seeded from the global one.
+        generator = torch.Generator()
+        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+        order = torch.randperm(n_rows, generator=generator)
+        rows = order if rows is None else rows[order]
+    flat = isinstance(structure, list)
+    for start in range(0, end, chunk):
+        stop = min(start + chunk, end)
+        if rows is None:
+            parts = [tensor[start:stop].clone() for tensor in tensors]
+        else:
+            index = rows[start:stop]
+            parts = [tensor.index_select(0, index) for tensor in tensors]
+        for columns in zip(*(part.split(batch_size) for part in parts), strict=True):
+            yield list(columns) if flat else _rebuild(structure, columns)
+
+
+def _rebuild(structure: Any, columns: tuple[torch.Tensor, ...]) -> Any:
+    """The batch in the dataset's structure; tuples become lists, as in torch's `default_collate`."""
+    remaining = iter(columns)
+
+    def collated(item: Any) -> Any:
+        if isinstance(item, tuple):
+            return [collated(part) for part in cast("tuple[Any, ...]", item)]
+        if isinstance(item, dict):
+            mapping = cast("dict[Any, Any]", item)
+            return {key: collated(part) for key, part in mapping.items()}
+        return next(remaining)
+
+    return collated(structure)
+
+
+def batch_rows(batch: Any, input: Any, target: Any) -> int:
+    """How many rows a batch has: the length of the input, else of the target, else of any tensor."""
+    for part in (input, target):
+        if isinstance(part, torch.Tensor) and part.ndim:
+            return part.shape[0]
+    first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
+    return 1 if first is None else first.shape[0]

@@ -1,0 +1,218 @@
+"""The loop: the only place where luzpy trains, validates and predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from luzpy.context import Context, StopFit
+from luzpy.errors import LuzError
+from luzpy.loader import batch_rows, batches
+
+
+class SecondInterrupt(KeyboardInterrupt):
+    """Ctrl-C a second time: ends the run at once, with a traceback."""
+
+
+def run_fit(ctx: Context) -> None:
+    """Train, epoch after epoch, until the last one or until something raises `StopFit`."""
+    with bound(ctx):
+        try:
+            ctx.call("on_fit_begin")
+            while ctx.epoch < ctx.max_epochs:
+                ctx.epoch += 1
+                ctx.call("on_epoch_begin")
+                train(ctx)
+                if ctx.valid_data is not None:
+                    validate(ctx)
+                ctx.call("on_epoch_end")
+        except StopFit as stop:
+            ctx.stopped = stop.reason
+            if stop.hook:
+                ctx.call(stop.hook)
+        except SecondInterrupt:
+            raise
+        except KeyboardInterrupt:
+            ctx.stopped = "interrupted"
+            ctx.call("on_interrupt")
+        ctx.call("on_fit_end")
+
+
+def train(ctx: Context) -> None:
+    """One epoch of training."""
+    ctx.data, ctx.iter = ctx.train_data, 0
+    ctx.call("on_train_begin")
+    step = _step(ctx, train_step, list(ctx.model.parameters()))
+    with torch.enable_grad():
+        for batch in _fetch(ctx, "data"):
+            ctx.batch = batch
+            ctx.iter += 1
+            _count_rows(ctx)
+            ctx.call("on_train_batch_begin")
+            step()
+            ctx.call("on_train_batch_end")
+    ctx.call("on_train_end")
+
+
+def validate(ctx: Context) -> None:
+    """One pass over the validation data; `evaluate` is this alone."""
+    ctx.data, ctx.iter = ctx.valid_data, 0
+    ctx.call("on_valid_begin")
+    step = _step(ctx, valid_step)
+    with torch.no_grad():
+        for batch in _fetch(ctx, "valid_data"):
+            ctx.batch = batch
+            ctx.iter += 1
+            _count_rows(ctx)
+            ctx.call("on_valid_batch_begin")
+            step()
+            ctx.call("on_valid_batch_end")
+    ctx.call("on_valid_end")
+
+
+def predict_batches(ctx: Context, function: Callable[[Any], Any]) -> Iterator[Any]:
+    """The predictions of `function`, batch by batch."""
+    ctx.iter = 0
+    with bound(ctx), torch.no_grad():
+        ctx.call("on_predict_begin")
+        for batch in _fetch(ctx, "newdata"):
+            ctx.batch = batch
+            ctx.iter += 1
+            ctx.call("on_predict_batch_begin")
+            ctx.pred = function(ctx.input)
+            ctx.call("on_predict_batch_end")
+            yield ctx.pred
+        ctx.call("on_predict_end")
+
+
+def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
+    """One batch of training: for each optimizer forward, loss, backward and step."""
+    for name, opt in ctx.optimizers.items():
+        ctx.opt_name, ctx.opt = name, opt
+        for parameter in parameters:
+            parameter.grad = None
+        ctx.pred = ctx.model(ctx.input)
+        ctx.call("on_train_batch_after_pred")
+        ctx.loss_grad = _loss(ctx)
+        ctx.loss[name] = ctx.loss_grad.detach()
+        ctx.call("on_train_batch_after_loss")
+        ctx.call("on_train_batch_before_backward")
+        ctx.backward(ctx.loss_grad)
+        ctx.call("on_train_batch_before_step")
+        ctx.step_opt(opt)
+        ctx.call("on_train_batch_after_step")
+
+
+def valid_step(ctx: Context) -> None:
+    """One batch of validation: for each optimizer forward and loss."""
+    for name, opt in ctx.optimizers.items():
+        ctx.opt_name, ctx.opt = name, opt
+        ctx.pred = ctx.model(ctx.input)
+        ctx.call("on_valid_batch_after_pred")
+        ctx.loss[name] = _loss(ctx)
+        ctx.call("on_valid_batch_after_loss")
+
+
+@contextmanager
+def bound(ctx: Context) -> Iterator[None]:
+    """Let the user's module read `self.ctx`, during the run and only then."""
+    module = unwrapped(ctx.model)
+    object.__setattr__(module, "ctx", ctx)
+    try:
+        yield
+    except Exception as err:
+        if not isinstance(err, LuzError):
+            err.add_note(f"luzpy was {ctx.where()}.")
+        raise
+    finally:
+        for function in ctx.at_exit:
+            function()
+        module.__dict__.pop("ctx", None)
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put every part of `model` in eval mode, and back into the mode it had."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's own module, also when `torch.compile` has wrapped it."""
+    return cast(nn.Module, getattr(model, "_orig_mod", model))
+
+
+def _step(
+    ctx: Context, default: Callable[..., None], *args: Any
+) -> Callable[[], None]:
+    """The module's own `step`, else luzpy's."""
+    own = getattr(unwrapped(ctx.model), "step", None)
+    if own is not None:
+        return own
+    return lambda: default(ctx, *args)
+
+
+def _loss(ctx: Context) -> torch.Tensor:
+    loss_fn = ctx.loss_fn
+    assert loss_fn is not None  # `fit` and `evaluate` check it before they begin
+    try:
+        loss = loss_fn(ctx.pred, ctx.target)
+    except LuzError:
+        raise
+    except Exception as err:
+        raise ctx.failure("The loss", err) from err
+    if not isinstance(cast(Any, loss), torch.Tensor):
+        raise TypeError(f"`loss` must return a scalar tensor, got {type(loss).__name__}.")
+    if loss.numel() != 1:
+        raise ValueError(
+            f"`loss` must return a scalar tensor, got one of shape {tuple(loss.shape)}."
+        )
+    if ctx.training and not loss.requires_grad:
+        raise ValueError(
+            "`loss` must return a tensor that depends on the model's parameters, got one without "
+            "a graph: was it detached, or is every parameter frozen?"
+        )
+    return loss
+
+
+def _count_rows(ctx: Context) -> None:
+    ctx.batch_size = batch_rows(ctx.batch, ctx.input, ctx.target)
+    if ctx.batch_size == 0:
+        name = "data" if ctx.training else "valid_data"
+        raise ValueError(f"`{name}` must give batches with rows, got one without any.")
+
+
+def _fetch(ctx: Context, name: str) -> Iterator[Any]:
+    """The batches of `ctx.data`, on the device; failures say where."""
+    data = cast("Iterable[Any]", ctx.data)
+    move = None if ctx.device.type == "cpu" else ctx.accelerator.prepare_batch
+    source = None
+    fetched = 0
+    try:
+        try:
+            source = batches(data, move)
+            for batch in source:
+                fetched += 1
+                yield batch
+        finally:
+            del source  # ends worker processes
+    except GeneratorExit:
+        raise
+    except (LuzError, StopFit):
+        raise
+    except Exception as err:
+        raise LuzError(
+            f"`{name}` failed to give batch {fetched + 1} of epoch {max(ctx.epoch, 1)}: "
+            f"{type(err).__name__}: {err}"
+        ) from err
+    if not fetched:
+        raise ValueError(f"`{name}` must give at least one batch, got none.")

@@ -1,0 +1,17 @@
+"""What is measured beside the loss."""
+
+from luzpy.metrics.base import Metric
+from luzpy.metrics.classification import Accuracy, BinaryAccuracy, BinaryAccuracyWithLogits
+from luzpy.metrics.metric_set import MetricSet
+from luzpy.metrics.regression import MAE, MSE, RMSE
+
+__all__ = [
+    "MAE",
+    "MSE",
+    "RMSE",
+    "Accuracy",
+    "BinaryAccuracy",
+    "BinaryAccuracyWithLogits",
+    "Metric",
+    "MetricSet",
+]

@@ -1,0 +1,179 @@
+"""The `Metric` base class, and the adapters that make one of what users give."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, cast, final
+
+import torch
+
+
+class Metric(ABC):
+    """Something accumulated over the batches of an epoch. Port of R luz's `luz_metric()`.
+
+    A subclass sets `abbrev` and writes `reset`, `update` and `compute`. A metric given to `setup`
+    is a template: every run works on its own copy, reset at the start of each epoch. Keep sums as
+    tensors on the device of `preds` and read them in `compute` only, so that a GPU is not waited
+    for at every batch.
+
+    Attributes:
+        abbrev: The name in progress bars; in lower case the name in records and tables.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> class Largest(luz.metrics.Metric):
+        ...     abbrev = "Largest"
+        ...     def reset(self):
+        ...         self.value = float("-inf")
+        ...     def update(self, preds, target):
+        ...         self.value = max(self.value, float(preds.max()))
+        ...     def compute(self):
+        ...         return self.value
+    """
+
+    abbrev: str = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.abbrev:
+            cls.abbrev = cls.__name__
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget all batches."""
+
+    @abstractmethod
+    def update(self, preds: Any, target: Any) -> None:
+        """Take in one batch.
+
+        Args:
+            preds: The model's output, detached.
+            target: The batch's target.
+        """
+
+    @abstractmethod
+    def compute(self) -> Any:
+        """The value over all batches: a number, a tensor, or a dict name → number."""
+
+
+@final
+class FunctionMetric(Metric):
+    """A plain function `(preds, target) -> number`, averaged over samples."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self.function = function
+        self.abbrev = getattr(function, "__name__", type(function).__name__)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.total: Any = 0.0
+        self.rows = 0
+
+    def update(self, preds: Any, target: Any) -> None:
+        """Add the batch's value, weighted by its rows."""
+        rows = len(target) if isinstance(target, torch.Tensor) and target.ndim else len(preds)
+        self.total = self.total + self.function(preds, target) * rows
+        self.rows += rows
+
+    def compute(self) -> float:
+        """The mean over samples."""
+        return float(self.total) / self.rows if self.rows else float("nan")
+
+
+@final
+class TorchMetric(Metric):
+    """A `torchmetrics.Metric` or `MetricCollection`."""
+
+    def __init__(self, metric: Any) -> None:
+        self.metric = metric
+        self.abbrev = type(metric).__name__
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.metric.reset()
+
+    def update(self, preds: Any, target: Any) -> None:
+        """Hand the batch on, moving the metric to its device first."""
+        if isinstance(preds, torch.Tensor) and preds.device != self._device():
+            self.metric.to(preds.device)
+        self.metric.update(preds, target)
+
+    def compute(self) -> Any:
+        """What torchmetrics computes."""
+        return self.metric.compute()
+
+    def _device(self) -> Any:
+        first = next(iter(self.metric.values()), None) if hasattr(self.metric, "values") else None
+        return getattr(self.metric if first is None else first, "device", None)
+
+
+def as_metric(given: Any) -> Metric:
+    """Make a `Metric` of what a user gave.
+
+    Raises:
+        TypeError: If it is none of the kinds that are allowed, or a class instead of an instance.
+    """
+    if isinstance(given, Metric):
+        return given
+    if isinstance(given, type):
+        raise TypeError(
+            f"`metrics` must hold instances, got the class {given.__name__}: write "
+            f"{given.__name__}()."
+        )
+    if _is_torchmetric(given):
+        return TorchMetric(given)
+    if callable(given) and not isinstance(given, torch.nn.Module):
+        return FunctionMetric(given)
+    raise TypeError(
+        "`metrics` must hold luzpy metrics, torchmetrics metrics or functions (preds, target) -> "
+        f"number, got {given!r}."
+    )
+
+
+def _is_torchmetric(given: Any) -> bool:
+    torchmetrics = sys.modules.get("torchmetrics")  # whoever has such a metric has imported it
+    return torchmetrics is not None and isinstance(
+        given, (torchmetrics.Metric, torchmetrics.MetricCollection)
+    )
+
+
+def named_values(abbrev: str, value: Any) -> dict[str, float]:
+    """The rows that a metric's value makes: one for a number, one an entry for several.
+
+    Args:
+        abbrev: The metric's name; rows are named in lower case.
+        value: A number, a tensor of one or several elements, or a dict or list of these.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    name = abbrev.lower()
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        parts = list(cast("Mapping[Any, Any]", value).items())
+    elif isinstance(value, (list, tuple)):
+        items = cast("list[Any]", value)
+        if len(items) == 1:
+            return named_values(abbrev, items[0])
+        parts = list(enumerate(items))
+    else:
+        try:
+            return {name: float(value)}
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"the metric {abbrev!r} must compute a number, a tensor, or a dict of these, got "
+                f"{value!r}."
+            ) from None
+    rows: dict[str, float] = {}
+    for key, part in parts:
+        rows |= named_values(f"{name}_{key}", part)
+    return rows
+
+
+def format_value(value: float) -> str:
+    """A metric's value as it is printed: four decimals, as in R luz."""
+    return f"{round(value, 4):g}" if abs(value) < 1e5 else f"{value:.6g}"

@@ -1,0 +1,68 @@
+"""Which metrics are computed on which set."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import attrs
+
+from luzpy.metrics.base import Metric, as_metric
+
+
+@attrs.frozen(init=False)
+class MetricSet:
+    """Metrics for training and validation, alike or apart. Port of R luz's `luz_metric_set()`.
+
+    Args:
+        metrics: Computed on both sets.
+        train_metrics: Computed on the training set only.
+        valid_metrics: Computed on the validation set only, and by `evaluate`.
+
+    Each is one metric or a list: luzpy metrics, torchmetrics metrics, functions
+    `(preds, target) -> number`. The loss is always there and need not be named.
+
+    Raises:
+        TypeError: If something is not a metric.
+        ValueError: If two metrics of one set have the same name.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> metrics = luz.metrics.MetricSet([luz.metrics.MAE()], valid_metrics=luz.metrics.RMSE())
+        >>> [metric.abbrev for metric in metrics.valid]
+        ['MAE', 'RMSE']
+    """
+
+    train: tuple[Metric, ...]
+    valid: tuple[Metric, ...]
+
+    def __init__(
+        self, metrics: Any = None, train_metrics: Any = None, valid_metrics: Any = None
+    ) -> None:
+        both = _listed(metrics)
+        for name, extra in (("train", train_metrics), ("valid", valid_metrics)):
+            chosen = tuple(as_metric(given) for given in both + _listed(extra))
+            _check_names(chosen, name)
+            object.__setattr__(self, name, chosen)
+
+
+def as_metric_set(metrics: Any) -> MetricSet:
+    """Make a `MetricSet` of one metric, a list of them or a ready set."""
+    return metrics if isinstance(metrics, MetricSet) else MetricSet(metrics)
+
+
+def _listed(metrics: Any) -> list[Any]:
+    if metrics is None:
+        return []
+    if isinstance(metrics, (list, tuple)):
+        return list(cast("list[Any]", metrics))
+    return [metrics]
+
+
+def _check_names(metrics: tuple[Metric, ...], name: str) -> None:
+    names = ["loss", *(metric.abbrev.lower() for metric in metrics)]
+    for metric in names:
+        if names.count(metric) > 1:
+            raise ValueError(
+                f"`metrics` must have names of their own, got {metric!r} twice in the {name} set; "
+                "set the `abbrev` of one."
+            )

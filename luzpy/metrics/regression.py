@@ -1,0 +1,102 @@
+"""Metrics of regressions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from luzpy.metrics.base import Metric
+from luzpy.metrics.shapes import aligned
+
+
+class _MeanError(Metric):
+    """A mean of errors over all elements; a subclass says which."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.total: Any = 0.0
+        self.elements = 0
+
+    def compute(self) -> float:
+        """The mean over all elements."""
+        return float(self.total) / self.elements if self.elements else float("nan")
+
+    def _add(self, batch_total: torch.Tensor, elements: int) -> None:
+        if isinstance(self.total, float):
+            dtype = torch.float32 if batch_total.device.type == "mps" else torch.float64
+            self.total = torch.zeros((), dtype=dtype, device=batch_total.device)
+        self.total.add_(batch_total)
+        self.elements += elements
+
+
+class MAE(_MeanError):
+    """The mean absolute error. Port of R luz's `luz_metric_mae()`.
+
+    `preds` and `target` have the same shape, or differ by dimensions of length 1.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Examples:
+        >>> import luzpy as luz, torch
+        >>> mae = luz.metrics.MAE()
+        >>> mae.update(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+        >>> mae.compute()
+        1.5
+    """
+
+    abbrev = "MAE"
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Take in one batch."""
+        if preds.shape != target.shape:
+            target = aligned(target, preds, "target", "preds")
+        self._add((preds - target).abs().sum(), preds.numel())
+
+
+class MSE(_MeanError):
+    """The mean squared error. Port of R luz's `luz_metric_mse()`.
+
+    `preds` and `target` have the same shape, or differ by dimensions of length 1.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Examples:
+        >>> import luzpy as luz, torch
+        >>> mse = luz.metrics.MSE()
+        >>> mse.update(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+        >>> mse.compute()
+        2.5
+    """
+
+    abbrev = "MSE"
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Take in one batch."""
+        if preds.shape != target.shape:
+            target = aligned(target, preds, "target", "preds")
+        self._add((preds - target).square().sum(), preds.numel())
+
+
+class RMSE(MSE):
+    """The root of the mean squared error. Port of R luz's `luz_metric_rmse()`.
+
+    Examples:
+        >>> import luzpy as luz, torch
+        >>> rmse = luz.metrics.RMSE()
+        >>> rmse.update(torch.tensor([1.0, 2.0]), torch.tensor([4.0, 6.0]))
+        >>> round(rmse.compute(), 4)
+        3.5355
+    """
+
+    abbrev = "RMSE"
+
+    def compute(self) -> float:
+        """The root of the mean over all elements."""
+        return math.sqrt(super().compute())

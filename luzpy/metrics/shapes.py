@@ -1,0 +1,22 @@
+"""How predictions and targets of differing shape are brought together, or refused."""
+
+from __future__ import annotations
+
+import torch
+
+
+def aligned(
+    tensor: torch.Tensor, like: torch.Tensor, name: str, like_name: str
+) -> torch.Tensor:
+    """`tensor` in the shape of `like`, if they differ only by dimensions of length 1.
+
+    Raises:
+        ValueError: If they differ by more: broadcasting one against the other would compare
+            every row with every other.
+    """
+    if [n for n in tensor.shape if n != 1] != [n for n in like.shape if n != 1]:
+        raise ValueError(
+            f"`{name}` must have the shape of {like_name}, {tuple(like.shape)}, got "
+            f"{tuple(tensor.shape)}."
+        )
+    return tensor.reshape(like.shape)

@@ -1,0 +1,228 @@
+"""`setup`: the specification of a model to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import attrs
+import torch
+from torch import nn
+
+from luzpy.build import build_model
+from luzpy.finder import lr_finder
+from luzpy.fitting import fit
+from luzpy.metrics.metric_set import MetricSet, as_metric_set
+
+ModuleMaker = nn.Module | type[nn.Module] | Callable[..., nn.Module]
+Loss = Callable[[Any, Any], torch.Tensor]
+OptimizerMaker = Callable[..., Any]
+
+
+def set_hparams(model: LuzModule, **hparams: Any) -> LuzModule:
+    """A new specification with arguments for the module, merged into those set before.
+
+    Port of R luz's `set_hparams()`.
+
+    Args:
+        model: What `setup` made.
+        **hparams: Arguments of the module.
+
+    Returns:
+        A new `LuzModule`; `model` stays as it is.
+
+    Raises:
+        ValueError: If `module` is an instance, which takes no arguments any more.
+    """
+    if hparams and isinstance(model.module, nn.Module):
+        raise ValueError(
+            "`hparams` cannot be set for a module instance, got "
+            f"{', '.join(hparams)}: give the class to `setup`."
+        )
+    return attrs.evolve(model, hparams={**model.hparams, **hparams})
+
+
+def set_opt_hparams(model: LuzModule, **opt_hparams: Any) -> LuzModule:
+    """A new specification with arguments for the optimizer, merged into those set before.
+
+    Port of R luz's `set_opt_hparams()`, which replaces them all.
+
+    Args:
+        model: What `setup` made.
+        **opt_hparams: Arguments of `optimizer`, or of the module's `set_optimizers`.
+
+    Returns:
+        A new `LuzModule`; `model` stays as it is.
+    """
+    return attrs.evolve(model, opt_hparams={**model.opt_hparams, **opt_hparams})
+
+
+def set_seed(model: LuzModule, seed: int) -> LuzModule:
+    """A new specification with other initial weights.
+
+    Args:
+        model: What `setup` made.
+        seed: What the weights are drawn from.
+
+    Returns:
+        A new `LuzModule`. A module instance is re-initialised, in a copy, through the
+        `reset_parameters` of its parts.
+
+    Raises:
+        TypeError: If `seed` is not a whole number.
+        ValueError: If it is negative.
+    """
+    return attrs.evolve(model, seed=seed, reinitialize=True)
+
+
+def _check_seed(instance: Any, attribute: Any, seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"`seed` must be a whole number, got {seed!r}.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"`seed` must be between 0 and 2**63, got {seed!r}.")
+
+
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class LuzModule:
+    """A module with its loss, optimizer and metrics, ready to be fitted. Made by `setup`.
+
+    It is immutable: `set_hparams`, `set_opt_hparams` and `set_seed` return a new one. Calling it,
+    `model(**hparams)`, builds the plain `nn.Module` with the initial weights of every fit.
+
+    Attributes:
+        module: The module's class, a function that makes one, or an instance.
+        loss: `loss(input, target)`, if not the module's own.
+        optimizer: `optimizer(params, **opt_hparams)`, if not the module's own `set_optimizers`.
+        metrics: What is measured beside the loss.
+        backward: What replaces `loss.backward()`.
+        hparams: Arguments of the module.
+        opt_hparams: Arguments of the optimizer.
+        seed: What the initial weights are drawn from.
+    """
+
+    module: ModuleMaker
+    loss: Loss | None
+    optimizer: OptimizerMaker | None
+    metrics: MetricSet
+    backward: Callable[[torch.Tensor], Any] | None
+    seed: int = attrs.field(validator=_check_seed)
+    hparams: Mapping[str, Any] = attrs.field(factory=dict)
+    opt_hparams: Mapping[str, Any] = attrs.field(factory=dict)
+    reinitialize: bool = False
+
+    set_hparams = set_hparams
+    set_opt_hparams = set_opt_hparams
+    set_seed = set_seed
+    fit = fit
+    lr_finder = lr_finder
+
+    def __call__(self, **hparams: Any) -> nn.Module:
+        """Build the plain `nn.Module`, with the initial weights that every fit starts from."""
+        return build_model(self, {**self.hparams, **hparams})
+
+    def __repr__(self) -> str:
+        name = getattr(self.module, "__name__", type(self.module).__name__)
+        lines = [f"A `luz_module_generator` of {name}"]
+        if self.loss is not None:
+            lines.append(f"* Loss: {_name(self.loss)}")
+        if self.optimizer is not None:
+            lines.append(f"* Optimizer: {_name(self.optimizer)}")
+        for label, values in (
+            ("Hyperparameters", self.hparams),
+            ("Optimizer's hyperparameters", self.opt_hparams),
+        ):
+            if values:
+                lines.append(f"* {label}: {', '.join(f'{k}={v!r}' for k, v in values.items())}")
+        names = {metric.abbrev: None for metric in self.metrics.train + self.metrics.valid}
+        if names:
+            lines.append(f"* Metrics: {', '.join(names)}")
+        return "\n".join(lines)
+
+
+def setup(
+    module: ModuleMaker,
+    loss: Loss | None = None,
+    optimizer: OptimizerMaker | None = None,
+    metrics: Any = None,
+    backward: Callable[[torch.Tensor], Any] | None = None,
+    *,
+    seed: int | None = None,
+) -> LuzModule:
+    """Bind a module, a loss, an optimizer and metrics together. Port of R luz's `setup()`.
+
+    A module may have methods that luzpy uses: `loss(input, target)`; `step()`, one batch of
+    training and validation; `set_optimizers(**opt_hparams)`, one optimizer or a dict name →
+    optimizer; `predict(input)`. In a run they can read `self.ctx`, the `Context`.
+
+    Args:
+        module: A class derived from `nn.Module`, any function that returns a module, or an
+            instance, which is copied for every run and never changed.
+        loss: `loss(input, target)`, a function or module that returns a scalar tensor. Not needed
+            if the module has a `loss` or a `step`.
+        optimizer: For example `torch.optim.Adam`. Not needed if the module has `set_optimizers`.
+        metrics: A metric, a list of them, or a `MetricSet`.
+        backward: `backward(loss)`, in place of `loss.backward()`.
+        seed: Draws the initial weights, the same in every run. Itself drawn from torch's global
+            generator, once, if None.
+
+    Returns:
+        A `LuzModule`, with `fit` and `lr_finder`.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If there is no loss or no optimizer.
+
+    Examples:
+        >>> import luzpy as luz, torch
+        >>> luz.setup(torch.nn.Linear, torch.nn.MSELoss(), torch.optim.SGD, luz.metrics.MAE())
+        A `luz_module_generator` of Linear
+        * Loss: MSELoss
+        * Optimizer: SGD
+        * Metrics: MAE
+    """
+    if isinstance(module, type) and not issubclass(cast(type, module), nn.Module):
+        raise TypeError(f"`module` must derive from nn.Module, got the class {module.__name__}.")
+    if isinstance(module, LuzModule):
+        raise TypeError("`module` must be a plain nn.Module, got what `setup` made of one.")
+    if not callable(module):
+        raise TypeError(
+            "`module` must be an nn.Module class, a function that returns a module, or a module, "
+            f"got {module!r}."
+        )
+    known = isinstance(module, (nn.Module, type))  # what a function makes is seen only later
+    if loss is None and known and not (hasattr(module, "loss") or hasattr(module, "step")):
+        raise ValueError(
+            "`loss` must be given, or the module have a method `loss(input, target)` or `step()`, "
+            "got None."
+        )
+    if optimizer is None and known and not hasattr(module, "set_optimizers"):
+        raise ValueError(
+            "`optimizer` must be given, or the module have a method `set_optimizers`, got None."
+        )
+    for name, function in (("loss", loss), ("optimizer", optimizer), ("backward", backward)):
+        if function is not None and not callable(function):
+            raise TypeError(f"`{name}` must be a function, got {function!r}.")
+    if isinstance(loss, type):
+        raise TypeError(
+            f"`loss` must be a function or an instance, got the class {loss.__name__}: write "
+            f"{loss.__name__}()."
+        )
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            "`optimizer` must be the class, got an instance: write "
+            f"optimizer=torch.optim.{type(optimizer).__name__} and set_opt_hparams(lr=...)."
+        )
+    if seed is None:
+        seed = int(torch.randint(2**32, ()))
+    return LuzModule(
+        module=module,
+        loss=loss,
+        optimizer=optimizer,
+        metrics=as_metric_set(metrics),
+        backward=backward,
+        seed=seed,
+    )
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
