@@ -64,7 +64,9 @@ def _choose_device(cpu: bool, cuda_index: int | None) -> torch.device:
     if cpu:
         return torch.device("cpu")
     if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device() if cuda_index is None else cuda_index)
+        return torch.device(
+            "cuda", torch.cuda.current_device() if cuda_index is None else cuda_index
+        )
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
@@ -73,7 +75,8 @@ def _choose_device(cpu: bool, cuda_index: int | None) -> torch.device:
 def to_device(obj: Any, device: torch.device) -> Any:
     """`obj` with every tensor in it on `device`; what is not a tensor passes through."""
     if isinstance(obj, torch.Tensor):
-        return obj.to(device, non_blocking=True)
+        # To the CPU a copy must have ended before anybody reads it.
+        return obj.to(device, non_blocking=device.type != "cpu")
     if isinstance(obj, tuple) and hasattr(obj, "_fields"):
         items = cast("tuple[Any, ...]", obj)
         return cast(Any, type(obj))(*(to_device(item, device) for item in items))

@@ -39,7 +39,8 @@ def build_model(spec: LuzModule, hparams: Mapping[str, Any], run: int = 0) -> nn
             if spec.reinitialize or run:
                 reset_parameters(model)
             return model
-        model = cast(Any, spec.module(**hparams))
+        # A module among the arguments becomes a part of the model, and would be trained in place.
+        model = cast(Any, spec.module(**copy.deepcopy(dict(hparams))))
         if not isinstance(model, nn.Module):
             raise TypeError(f"`module` must make an nn.Module, got {type(model).__name__}.")
         # A function may hand out one and the same module; a class cannot.
@@ -52,7 +53,8 @@ def reset_parameters(model: nn.Module) -> None:
     Raises:
         ValueError: If a part has parameters of its own and no such method.
     """
-    for name, part in model.named_modules():
+    # Parts before what they are part of, which may have its own way to draw their weights.
+    for name, part in reversed(list(model.named_modules())):
         reset = getattr(part, "reset_parameters", None)
         if callable(reset):
             reset()
@@ -91,6 +93,10 @@ def build_optimizers(
                 f"{maker} must make a torch optimizer, or a dict name -> optimizer, got "
                 f"{name!r}: {type(optimizer).__name__}."
             )
+        for group in optimizer.param_groups:
+            if isinstance(group.get("lr"), torch.Tensor):
+                # Whoever changes it in the run changes it in place: not the user's own.
+                group["lr"] = group["lr"].clone()
     return optimizers
 
 
@@ -108,9 +114,7 @@ def build_loss(
     if loss is None:
         if getattr(unwrapped(model), "step", None) is not None:
             return _no_loss
-        raise ValueError(
-            "`loss` must be given to `setup`, or be a method of the module, got None."
-        )
+        raise ValueError("`loss` must be given to `setup`, or be a method of the module, got None.")
     if isinstance(loss, nn.Module) and spec is not None and loss is spec.loss:
         return copy.deepcopy(loss).to(device)
     return cast("Callable[[Any, Any], torch.Tensor]", loss)

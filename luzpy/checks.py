@@ -16,9 +16,7 @@ def with_defaults(
 ) -> list[Callback]:
     """The default callbacks, then the user's; a default gives way to the user's own of its kind."""
     given = check_callbacks(callbacks)
-    missing = [
-        default for default in defaults if not any(isinstance(c, default) for c in given)
-    ]
+    missing = [default for default in defaults if not any(isinstance(c, default) for c in given)]
     return [*(default() for default in missing), *given]
 
 

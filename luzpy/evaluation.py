@@ -100,8 +100,8 @@ def evaluate(
         max_epochs=1,
         training=False,
         metric_set=chosen,
-        hparams=fitted.hparams,
-        opt_hparams=fitted.opt_hparams,
+        hparams=dict(fitted.hparams),
+        opt_hparams=dict(fitted.opt_hparams),
         callbacks=with_defaults(EVALUATE_DEFAULTS, callbacks),
     )
     with in_eval_mode(model), bound(ctx):

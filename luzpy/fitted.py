@@ -68,7 +68,8 @@ class FittedModule:
     def _repr_html_(self) -> str:
         frame = get_metrics(self)
         last = frame[frame["epoch"] == frame["epoch"].max()] if len(frame) else frame
-        table = last.pivot_table(index="metric", columns="set", values="value", sort=False)
+        # Not pivot_table, which drops what is NaN: a loss that diverged must be seen.
+        table = last.set_index(["metric", "set"])["value"].unstack("set", sort=False)
         times = "".join(f"<li>{escape(line[2:])}</li>" for line in time_lines(self.records))
         return (
             f"<div><b>A fitted luzpy model</b> ({escape(self.stopped)})<ul>{times}</ul>"

@@ -146,8 +146,8 @@ def prepare_fit(
         min_epochs=epochs[0],
         max_epochs=epochs[1],
         metric_set=model.metrics,
-        hparams=model.hparams,
-        opt_hparams=model.opt_hparams,
+        hparams=dict(model.hparams),
+        opt_hparams=dict(model.opt_hparams),
         callbacks=callbacks,
     )
 

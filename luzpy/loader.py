@@ -78,7 +78,10 @@ def train_loader(data: Any, options: Options | None) -> DataLoader[Any]:
     chosen = dict(options or {})
     if "batch_sampler" not in chosen and chosen.get("batch_size", 32) is not None:
         chosen.setdefault("drop_last", True)
-    if not isinstance(dataset, IterableDataset) and not chosen.keys() & {"sampler", "batch_sampler"}:
+    if not isinstance(dataset, IterableDataset) and not chosen.keys() & {
+        "sampler",
+        "batch_sampler",
+    }:
         chosen.setdefault("shuffle", True)
     return _checked(as_dataloader(dataset, **chosen), "data")
 
@@ -179,6 +182,7 @@ def _gather_plan(loader: Iterable[Any]) -> Iterator[Any] | None:
         loader.num_workers
         or loader.collate_fn is not default_collate
         or type(loader.batch_sampler) is not BatchSampler
+        or loader.batch_size is None  # the batch_sampler is the user's own
         or (loader.pin_memory and torch.cuda.is_available())
     ):
         return None

@@ -24,7 +24,7 @@ def run_fit(ctx: Context) -> None:
         try:
             ctx.call("on_fit_begin")
             while ctx.epoch < ctx.max_epochs:
-                ctx.epoch += 1
+                ctx.epoch, ctx.iter, ctx.training = ctx.epoch + 1, 0, True
                 ctx.call("on_epoch_begin")
                 train(ctx)
                 if ctx.valid_data is not None:
@@ -46,12 +46,12 @@ def train(ctx: Context) -> None:
     """One epoch of training."""
     ctx.data, ctx.iter = ctx.train_data, 0
     ctx.call("on_train_begin")
-    step = _step(ctx, train_step, list(ctx.model.parameters()))
+    step = _step(ctx, train_step, _parameters(ctx))
     with torch.enable_grad():
         for batch in _fetch(ctx, "data"):
             ctx.batch = batch
             ctx.iter += 1
-            _count_rows(ctx)
+            _count_rows(ctx, "data")
             ctx.call("on_train_batch_begin")
             step()
             ctx.call("on_train_batch_end")
@@ -63,11 +63,12 @@ def validate(ctx: Context) -> None:
     ctx.data, ctx.iter = ctx.valid_data, 0
     ctx.call("on_valid_begin")
     step = _step(ctx, valid_step)
+    name = "data" if ctx.train_data is None else "valid_data"  # as the user calls it
     with torch.no_grad():
-        for batch in _fetch(ctx, "valid_data"):
+        for batch in _fetch(ctx, name):
             ctx.batch = batch
             ctx.iter += 1
-            _count_rows(ctx)
+            _count_rows(ctx, name)
             ctx.call("on_valid_batch_begin")
             step()
             ctx.call("on_valid_batch_end")
@@ -82,6 +83,7 @@ def predict_batches(ctx: Context, function: Callable[[Any], Any]) -> Iterator[An
         for batch in _fetch(ctx, "newdata"):
             ctx.batch = batch
             ctx.iter += 1
+            _count_rows(ctx, "newdata")
             ctx.call("on_predict_batch_begin")
             ctx.pred = function(ctx.input)
             ctx.call("on_predict_batch_end")
@@ -151,14 +153,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return cast(nn.Module, getattr(model, "_orig_mod", model))
 
 
-def _step(
-    ctx: Context, default: Callable[..., None], *args: Any
-) -> Callable[[], None]:
+def _step(ctx: Context, default: Callable[..., None], *args: Any) -> Callable[[], None]:
     """The module's own `step`, else luzpy's."""
     own = getattr(unwrapped(ctx.model), "step", None)
     if own is not None:
         return own
     return lambda: default(ctx, *args)
+
+
+def _parameters(ctx: Context) -> list[nn.Parameter]:
+    """Everything that gathers gradients: the model's parameters, and what else is optimized."""
+    groups = [group for opt in ctx.optimizers.values() for group in opt.param_groups]
+    optimized = [parameter for group in groups for parameter in group["params"]]
+    return list(dict.fromkeys([*ctx.model.parameters(), *optimized]))
 
 
 def _loss(ctx: Context) -> torch.Tensor:
@@ -184,10 +191,9 @@ def _loss(ctx: Context) -> torch.Tensor:
     return loss
 
 
-def _count_rows(ctx: Context) -> None:
+def _count_rows(ctx: Context, name: str) -> None:
     ctx.batch_size = batch_rows(ctx.batch, ctx.input, ctx.target)
     if ctx.batch_size == 0:
-        name = "data" if ctx.training else "valid_data"
         raise ValueError(f"`{name}` must give batches with rows, got one without any.")
 
 

@@ -118,7 +118,7 @@ class LuzModule:
 
     def __call__(self, **hparams: Any) -> nn.Module:
         """Build the plain `nn.Module`, with the initial weights that every fit starts from."""
-        return build_model(self, {**self.hparams, **hparams})
+        return build_model(self, set_hparams(self, **hparams).hparams)
 
     def __repr__(self) -> str:
         name = getattr(self.module, "__name__", type(self.module).__name__)
@@ -199,6 +199,11 @@ def setup(
         raise ValueError(
             "`optimizer` must be given, or the module have a method `set_optimizers`, got None."
         )
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            "`optimizer` must be the class, got an instance: write "
+            f"optimizer=torch.optim.{type(optimizer).__name__} and set_opt_hparams(lr=...)."
+        )
     for name, function in (("loss", loss), ("optimizer", optimizer), ("backward", backward)):
         if function is not None and not callable(function):
             raise TypeError(f"`{name}` must be a function, got {function!r}.")
@@ -206,11 +211,6 @@ def setup(
         raise TypeError(
             f"`loss` must be a function or an instance, got the class {loss.__name__}: write "
             f"{loss.__name__}()."
-        )
-    if isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            "`optimizer` must be the class, got an instance: write "
-            f"optimizer=torch.optim.{type(optimizer).__name__} and set_opt_hparams(lr=...)."
         )
     if seed is None:
         seed = int(torch.randint(2**32, ()))

@@ -36,6 +36,9 @@ def plot_history(metrics: pd.DataFrame) -> ggplot:
 
     Args:
         metrics: Columns set, metric, epoch, value.
+
+    Raises:
+        ValueError: If there are no metrics.
     """
     from plotnine import (
         aes,
@@ -49,11 +52,15 @@ def plot_history(metrics: pd.DataFrame) -> ggplot:
         theme,
     )
 
-    n_panels = max(1, metrics["metric"].nunique())
+    if metrics.empty:
+        raise ValueError("`x` must have metrics to plot, got none: not one epoch was completed.")
+    n_panels = metrics["metric"].nunique()
     columns = min(3, n_panels)
+    # plotnine warns of a line through a single point.
+    lines = [geom_line(size=0.9)] if metrics["epoch"].nunique() > 1 else []
     return (
         ggplot(metrics, aes("epoch", "value", colour="set"))
-        + geom_line(size=0.9)
+        + lines
         + geom_point(size=1.8)
         + facet_wrap("metric", scales="free_y", ncol=columns)
         + scale_x_continuous(breaks=whole_breaks)
@@ -69,7 +76,14 @@ def plot_history(metrics: pd.DataFrame) -> ggplot:
 
 def luz_theme() -> Any:
     """A quiet theme: light grid, no frame, room for the labels."""
-    from plotnine import element_blank, element_line, element_rect, element_text, theme, theme_minimal
+    from plotnine import (
+        element_blank,
+        element_line,
+        element_rect,
+        element_text,
+        theme,
+        theme_minimal,
+    )
 
     return theme_minimal(base_size=11) + theme(
         figure_size=(6.4, 4.0),

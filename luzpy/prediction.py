@@ -64,8 +64,8 @@ def predict(
         model=model,
         data=loader,
         training=False,
-        hparams=fitted.hparams,
-        opt_hparams=fitted.opt_hparams,
+        hparams=dict(fitted.hparams),
+        opt_hparams=dict(fitted.opt_hparams),
         callbacks=with_defaults((Progress,), callbacks),
     )
     function = cast("Callable[[Any], Any]", getattr(unwrapped(model), "predict", model))

@@ -87,6 +87,4 @@ class EarlyStopping(Callback):
         self.patience_counter = state["patience_counter"]
 
     def __repr__(self) -> str:
-        return (
-            f"<luzpy.callbacks.EarlyStopping: {self.monitor.name}, patience {self.patience}>"
-        )
+        return f"<luzpy.callbacks.EarlyStopping: {self.monitor.name}, patience {self.patience}>"

@@ -141,7 +141,9 @@ def open_bar(title: str, total: int | None) -> Any:
 
     in_terminal = {} if in_notebook() else {"file": sys.stdout, "dynamic_ncols": True}
     if total is not None and not in_notebook():
-        in_terminal["bar_format"] = "{desc}: {n_fmt}/{total_fmt} [{bar:24}] - ETA: {remaining}{postfix}"
+        in_terminal["bar_format"] = (
+            "{desc}: {n_fmt}/{total_fmt} [{bar:24}] - ETA: {remaining}{postfix}"
+        )
         in_terminal["ascii"] = " ="
     return tqdm(total=total, desc=title, leave=False, unit="batch", **in_terminal)
 

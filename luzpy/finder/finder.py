@@ -22,6 +22,8 @@ from luzpy.callbacks.metrics import Metrics
 from luzpy.callbacks.progress import is_interactive, open_bar
 from luzpy.callbacks.train_valid import TrainValid
 from luzpy.checks import check_accelerator, check_verbose, with_defaults
+from luzpy.context import Context
+from luzpy.data import tensors_in
 from luzpy.errors import LuzError
 from luzpy.finder.lr_records import LRRecords
 from luzpy.finder.sweep import RecordLoss, StopRule, SweepLR, learning_rates
@@ -97,7 +99,7 @@ def lr_finder(
         >>> import luzpy as luz, torch
         >>> x = torch.randn(256, 4)
         >>> model = luz.setup(lambda: torch.nn.Linear(4, 1), torch.nn.MSELoss(), torch.optim.SGD)
-        >>> records = model.lr_finder((x, x.sum(1, keepdim=True)), steps=20, end_lr=1, verbose=False)
+        >>> records = model.lr_finder((x, x.sum(1, keepdim=True)), steps=20, end_lr=1)
         >>> records.shape
         (20, 2)
     """
@@ -111,15 +113,18 @@ def lr_finder(
         if n_rungs is None:
             raise ValueError("`steps` must be given for data of unknown length, got None.")
         rates = learning_rates(n_rungs, start_lr, end_lr, log_spaced_intervals)
-        watched = None if held_out is None else _fixed_batches(model, held_out, valid_batches)
         sweep_model = _with_start_lr(model, start_lr)
         found: list[LRRecords] = []
-        with _restarting(loader) as restart, _bar(talk, n_rungs * runs) as bar:
+        loaders = [loader] if held_out is None else [loader, held_out]
+        with _restarting(loaders) as restart, _bar(talk, n_rungs * runs) as bar:
+            watched = None if held_out is None else _fixed_batches(model, held_out, valid_batches)
             for run in range(runs):
                 restart()
                 sweep = SweepLR(rates, opt_name)
                 record = RecordLoss(sweep, StopRule(stop_div), watched, bar)
-                defaults = (TrainValid, Interrupt) if not chosen else (TrainValid, Metrics, Interrupt)
+                defaults = (
+                    (TrainValid, Interrupt) if not chosen else (TrainValid, Metrics, Interrupt)
+                )
                 ctx = prepare_fit(
                     sweep_model,
                     loader,
@@ -140,18 +145,27 @@ def lr_finder(
     return records
 
 
-def _run(ctx: Any, record: RecordLoss) -> str:
+def _run(ctx: Context, record: RecordLoss) -> str:
     """Run to the end; how it ended."""
     try:
         run_fit(ctx)
-    except (LuzError, RuntimeError, ValueError):
+    except Exception:
         # A diverged model can make the loss itself raise, some rungs after the first loss that
-        # was not finite: that is where the sweep ends.
+        # was not finite or in its place: that is where the sweep ends.
         reason = record.look()
+        if reason is None and record.losses and not _finite(ctx):
+            record.losses.append(math.nan)
+            reason = "not finite"
         if reason != "not finite":
             raise
         return reason
     return ctx.stopped
+
+
+def _finite(ctx: Context) -> bool:
+    """Whether the weights and the last prediction are."""
+    tensors = [*ctx.model.parameters(), *tensors_in(ctx.pred)]
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _frame(rates: list[float], record: RecordLoss, stopped: str, run: int | None) -> LRRecords:
@@ -159,7 +173,8 @@ def _frame(rates: list[float], record: RecordLoss, stopped: str, run: int | None
     columns: dict[str, Any] = {} if run is None else {"run": [run] * n}
     columns |= {"lr": rates[:n], "loss": record.losses}
     if record.valid_data is not None:
-        columns["valid_loss"] = record.valid_losses[:n]
+        valid_losses = record.valid_losses[:n]
+        columns["valid_loss"] = valid_losses + [math.nan] * (n - len(valid_losses))
     return LRRecords(columns, stopped=stopped)
 
 
@@ -214,9 +229,11 @@ def _allowed(callbacks: Sequence[Callback] | Callback | None) -> list[Callback]:
 
 def _with_start_lr(model: LuzModule, start_lr: float) -> LuzModule:
     """The model with a learning rate where its optimizer cannot be made without one."""
-    maker = model.optimizer or getattr(model.module, "set_optimizers", None)
-    if "lr" in model.opt_hparams or maker is None:
+    if "lr" in model.opt_hparams:
         return model
+    maker = model.optimizer or getattr(model.module, "set_optimizers", None)
+    if maker is None:  # `module` is a function: only what it makes can tell
+        maker = getattr(model(), "set_optimizers", None)
     try:
         lr = inspect.signature(maker).parameters.get("lr")
     except (TypeError, ValueError):
@@ -237,27 +254,33 @@ def _fixed_batches(model: LuzModule, loader: DataLoader[Any], count: int | None)
         wanted = set(torch.randperm(total, generator=generator)[:count].tolist())
     last = max(wanted)
     kept: list[Any] = []
-    for index, batch in enumerate(batches(loader)):
-        if index in wanted:
-            kept.append(to_device(batch, torch.device("cpu")))
-        if index == last:
-            break
+    index = -1
+    try:
+        for index, batch in enumerate(batches(loader)):
+            if index in wanted:
+                kept.append(to_device(batch, torch.device("cpu")))
+            if index == last:
+                break
+    except Exception as err:
+        raise LuzError(
+            f"`valid_data` failed to give batch {index + 2}: {type(err).__name__}: {err}"
+        ) from err
     return kept
 
 
 @contextmanager
-def _restarting(loader: DataLoader[Any]) -> Iterator[Any]:
+def _restarting(loaders: Sequence[DataLoader[Any]]) -> Iterator[Any]:
     """A function that puts every random generator of the sweep back to where it is now.
 
-    The user's own generators, in the loader and its sampler, are put back at the end too; the
+    The user's own generators, in the loaders and their samplers, are put back at the end too; the
     global ones are the caller's concern.
     """
-    sampler = getattr(loader, "sampler", None)
-    generators = {
-        id(generator): generator
-        for generator in (loader.generator, getattr(sampler, "generator", None))
-        if isinstance(generator, torch.Generator)
-    }
+    owners: list[Any] = [*loaders]
+    for loader in loaders:
+        samplers = [loader.sampler, loader.batch_sampler]
+        owners += [*samplers, getattr(loader.batch_sampler, "sampler", None)]
+    found = (getattr(owner, "generator", None) for owner in owners)
+    generators = {id(g): g for g in found if isinstance(g, torch.Generator)}
     states = [(generator, generator.get_state()) for generator in generators.values()]
     start = RandomState.current()
 

@@ -35,6 +35,14 @@ class LRRecords(pd.DataFrame):
     def _constructor(self) -> type[LRRecords]:
         return LRRecords
 
+    def __finalize__(self, other: Any, method: str | None = None, **kwargs: Any) -> LRRecords:
+        super().__finalize__(other, method=method, **kwargs)
+        if method == "concat":  # of which pandas hands on none of the parts' attributes
+            parts = getattr(other, "input_objs", None) or getattr(other, "objs", ())
+            reasons = (getattr(part, "stopped", "completed") for part in parts)
+            self.stopped = next((r for r in reasons if r != "completed"), "completed")
+        return self
+
     plot = plot  # type: ignore[assignment]
 
     def smoothed(self, beta: float = 0.9) -> pd.Series[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,9 @@ def plot_records(
 
     Returns:
         A plotnine plot.
+
+    Raises:
+        ValueError: If fewer than two rungs have a finite loss.
     """
     from plotnine import aes, coord_cartesian, geom_line, geom_ribbon, ggplot, labs
 
@@ -50,7 +54,7 @@ def plot_records(
         p += geom_line(aes(y="loss"), linetype="dotted", size=0.7)
     p += geom_line(aes(y="smoothed"), colour="cyan", size=1)
     if "valid" in curve.columns:
-        p += geom_line(aes(y="valid"), colour=VALID_COLOUR, size=1)
+        p += geom_line(aes(y="valid"), colour=VALID_COLOUR, size=1, na_rm=True)
     p += labs(x="Learning Rate", y="Loss")
     p = _x_axis(p, log_x) + luz_theme()
     limits = y_limits([curve])
@@ -81,7 +85,7 @@ def plot_several(
 
     Raises:
         TypeError: If something else than records is in the list.
-        ValueError: If there are none, or not as many labels as records.
+        ValueError: If there are none, not as many labels as records, or nothing to draw in one.
     """
     from plotnine import (
         aes,
@@ -127,8 +131,14 @@ def _curve(records: LRRecords, beta: float) -> pd.DataFrame:
         {"lr": records["lr"], "loss": records["loss"], "smoothed": records.smoothed(beta)}
     )
     if "valid_loss" in records.columns:
-        frame["valid"] = records._averaged("valid_loss", beta)
+        valid = records._averaged("valid_loss", beta)
+        frame["valid"] = valid.where(np.isfinite(valid))
     frame = frame[np.isfinite(frame["smoothed"])]
+    if frame["lr"].nunique() < 2:
+        raise ValueError(
+            "`x` must have at least two rungs with a finite loss to draw a line, got "
+            f"{frame['lr'].nunique()}."
+        )
     if "run" not in records.columns:
         return frame
     by_lr = frame.groupby("lr")
@@ -170,9 +180,23 @@ def y_limits(curves: Sequence[pd.DataFrame]) -> tuple[float, float] | None:
 def _x_axis(p: ggplot, log_x: bool) -> ggplot:
     from plotnine import scale_x_continuous, scale_x_log10
 
-    if log_x:
-        return p + scale_x_log10(labels=lambda breaks: [f"{value:g}" for value in breaks])
-    return p + scale_x_continuous()
+    if not log_x:
+        return p + scale_x_continuous()
+    return p + scale_x_log10(
+        breaks=log_breaks, labels=lambda breaks: [f"{value:g}" for value in breaks]
+    )
+
+
+def log_breaks(limits: tuple[float, float]) -> list[float]:
+    """The decades within `limits`, every second one if they are many, finer steps if few."""
+    first, last = math.ceil(math.log10(limits[0])), math.floor(math.log10(limits[1]))
+    decades = [float(f"1e{k}") for k in range(first, last + 1)]
+    if len(decades) > 8:
+        return decades[::2]
+    if len(decades) > 2:
+        return decades
+    finer = [float(f"{m}e{k}") for k in range(first - 1, last + 1) for m in (1, 2, 5)]
+    return [value for value in finer if limits[0] <= value <= limits[1]]
 
 
 def _marked(p: ggplot, records: LRRecords) -> ggplot:

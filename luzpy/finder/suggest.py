@@ -88,11 +88,26 @@ def minimum(lr: Array, smoothed: Array) -> float:
     return lr[int(np.argmin(smoothed))] / 10
 
 
+def local_slopes(lr: Array, smoothed: Array) -> Array:
+    """The slope against log lr at each rung up to the minimum.
+
+    Each is that of the least-squares line through the rungs around it, a twentieth of the curve
+    to either side: between neighbours the slope is mostly noise.
+    """
+    end = int(np.argmin(smoothed)) + 1
+    half = max(2, len(smoothed) // 20)
+    x = np.log(lr)
+    slopes = np.empty(end)
+    for i in range(end):
+        around = slice(max(0, i - half), min(i + half + 1, end))
+        dx = x[around] - x[around].mean()
+        slopes[i] = dx @ smoothed[around] / (dx @ dx) if dx @ dx > 0 else 0.0
+    return slopes
+
+
 def steepest(lr: Array, smoothed: Array) -> float:
     """The rate where the smoothed loss falls fastest against log lr, before its minimum."""
-    end = int(np.argmin(smoothed)) + 1
-    slope = np.gradient(smoothed[:end], np.log(lr[:end])) if end > 1 else np.zeros(1)
-    return lr[int(np.argmin(slope))]
+    return lr[int(np.argmin(local_slopes(lr, smoothed)))]
 
 
 def valley(lr: Array, smoothed: Array) -> float:
@@ -114,11 +129,10 @@ def valley(lr: Array, smoothed: Array) -> float:
 
 def slide(lr: Array, smoothed: Array) -> float:
     """The last rate of the steep descent: where the slope is still half its steepest."""
-    end = int(np.argmin(smoothed)) + 1
-    slope = np.gradient(smoothed[:end], np.log(lr[:end]))
+    slope = local_slopes(lr, smoothed)
     first = int(np.argmin(slope))
-    steep = np.flatnonzero(slope[first:] > 0.5 * slope[first])
-    return lr[first + (int(steep[0]) - 1 if len(steep) else end - 1 - first)]
+    shallow = np.flatnonzero(slope[first:] > 0.5 * slope[first])
+    return lr[first + (int(shallow[0]) - 1 if len(shallow) else len(slope) - 1 - first)]
 
 
 METHODS: dict[str, Callable[[Array, Array], float]] = {

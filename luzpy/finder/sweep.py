@@ -13,7 +13,7 @@ from luzpy.callback import Callback
 from luzpy.context import Context, Optimizers, StopFit
 from luzpy.errors import LuzError
 from luzpy.finder.smoothing import exponential_average
-from luzpy.loop import validate
+from luzpy.loop import in_eval_mode, validate
 from luzpy.random_state import preserved_random_state
 
 # Losses are looked at this many rungs at a time, so that a GPU is not waited for at each.
@@ -228,10 +228,9 @@ def _validation_loss(ctx: Context, valid_data: Any) -> torch.Tensor:
     kept = (ctx.data, ctx.valid_data, ctx.iter, ctx.batch, ctx.batch_size, ctx.pred, ctx.loss)
     ctx.valid_data = valid_data
     ctx.buffers.pop("valid_loss", None)
-    with preserved_random_state():
+    with preserved_random_state(), in_eval_mode(ctx.model):
         validate(ctx)
     total, rows = ctx.buffers.pop("valid_loss")
     ctx.data, ctx.valid_data, ctx.iter, ctx.batch, ctx.batch_size, ctx.pred, ctx.loss = kept
-    ctx.model.train()
     ctx.training = True
     return total / rows

@@ -51,9 +51,9 @@ class Accuracy(_MeanCorrect):
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
         """Take in one batch."""
-        if preds.ndim < 2:
+        if preds.ndim < 2 or preds.shape[1] == 1:
             raise ValueError(
-                f"`preds` must have the shape (N, C), scores of C classes, got "
+                f"`preds` must have the shape (N, C), scores of C > 1 classes, got "
                 f"{tuple(preds.shape)}; for one score a row use BinaryAccuracy."
             )
         classes = preds.argmax(1)

@@ -34,6 +34,14 @@ class _MeanError(Metric):
         self.elements += elements
 
 
+def _errors(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    if preds.shape != target.shape:
+        target = aligned(target, preds, "target", "preds")
+    errors = preds - target
+    # Half precision holds neither large squares nor long sums.
+    return errors.float() if errors.dtype in (torch.float16, torch.bfloat16) else errors
+
+
 class MAE(_MeanError):
     """The mean absolute error. Port of R luz's `luz_metric_mae()`.
 
@@ -54,9 +62,7 @@ class MAE(_MeanError):
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
         """Take in one batch."""
-        if preds.shape != target.shape:
-            target = aligned(target, preds, "target", "preds")
-        self._add((preds - target).abs().sum(), preds.numel())
+        self._add(_errors(preds, target).abs().sum(), preds.numel())
 
 
 class MSE(_MeanError):
@@ -79,9 +85,7 @@ class MSE(_MeanError):
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
         """Take in one batch."""
-        if preds.shape != target.shape:
-            target = aligned(target, preds, "target", "preds")
-        self._add((preds - target).square().sum(), preds.numel())
+        self._add(_errors(preds, target).square().sum(), preds.numel())
 
 
 class RMSE(MSE):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def aligned(
-    tensor: torch.Tensor, like: torch.Tensor, name: str, like_name: str
-) -> torch.Tensor:
+def aligned(tensor: torch.Tensor, like: torch.Tensor, name: str, like_name: str) -> torch.Tensor:
     """`tensor` in the shape of `like`, if they differ only by dimensions of length 1.
 
     Raises:
