@@ -8,6 +8,8 @@ from luzpy.context import Context
 from luzpy.data import as_dataset
 from luzpy.errors import LuzError, NoSuggestionError
 from luzpy.evaluation import Evaluation, evaluate
+from luzpy.files.loading import load
+from luzpy.files.saving import load_checkpoint, load_model_weights, save, save_model_weights
 from luzpy.finder import LRRecords, lr_finder
 from luzpy.fitted import FittedModule
 from luzpy.fitting import fit
@@ -36,10 +38,15 @@ __all__ = [
     "evaluate",
     "fit",
     "get_metrics",
+    "load",
+    "load_checkpoint",
+    "load_model_weights",
     "lr_finder",
     "metrics",
     "plot",
     "predict",
+    "save",
+    "save_model_weights",
     "set_hparams",
     "set_opt_hparams",
     "set_seed",

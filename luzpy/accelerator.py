@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 
 class Accelerator:
@@ -21,6 +22,7 @@ class Accelerator:
         cuda_index: Which CUDA device, counted from 0; the current one if `None`.
 
     Raises:
+        TypeError: If `cuda_index` is not a whole number.
         ValueError: If `cuda_index` is not the index of a CUDA device.
 
     Examples:
@@ -36,6 +38,8 @@ class Accelerator:
         cuda_index: int | None = None,
     ) -> None:
         self.device_placement = device_placement
+        if cuda_index is not None and type(cuda_index) is not int:
+            raise TypeError(f"`cuda_index` must be a whole number or None, got {cuda_index!r}.")
         if cuda_index is not None and not 0 <= cuda_index < torch.cuda.device_count():
             raise ValueError(
                 f"`cuda_index` must be the index of one of the {torch.cuda.device_count()} CUDA "
@@ -74,6 +78,8 @@ def _choose_device(cpu: bool, cuda_index: int | None) -> torch.device:
 
 def to_device(obj: Any, device: torch.device) -> Any:
     """`obj` with every tensor in it on `device`; what is not a tensor passes through."""
+    if isinstance(obj, PackedSequence):  # a named tuple with a part that stays on the CPU
+        return cast(Any, obj).to(device)
     if isinstance(obj, torch.Tensor):
         # To the CPU a copy must have ended before anybody reads it.
         return obj.to(device, non_blocking=device.type != "cpu")

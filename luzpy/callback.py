@@ -46,34 +46,32 @@ class Callback:
     Subclass it and write the hooks you need, each taking the run's `Context`. Only these cost
     anything. Port of R luz's `luz_callback()`.
 
-    The order of the hooks:
+    The order of the hooks::
 
-    ```text
-    on_fit_begin
-      on_epoch_begin
-        on_train_begin
-          on_train_batch_begin
-            on_train_batch_after_pred         once per optimizer
-            on_train_batch_after_loss
-            on_train_batch_before_backward
-            on_train_batch_before_step
-            on_train_batch_after_step
-          on_train_batch_end
-        on_train_end
-        on_valid_begin                        if there is validation data; `evaluate` is this part
-          on_valid_batch_begin
-            on_valid_batch_after_pred         once per optimizer
-            on_valid_batch_after_loss
-          on_valid_batch_end
-        on_valid_end
-      on_epoch_end
-    on_fit_end                                after on_early_stopping or on_interrupt, if any
+        on_fit_begin
+          on_epoch_begin
+            on_train_begin
+              on_train_batch_begin
+                on_train_batch_after_pred         once per optimizer
+                on_train_batch_after_loss
+                on_train_batch_before_backward
+                on_train_batch_before_step
+                on_train_batch_after_step
+              on_train_batch_end
+            on_train_end
+            on_valid_begin                        if there is validation data; `evaluate` is this part
+              on_valid_batch_begin
+                on_valid_batch_after_pred         once per optimizer
+                on_valid_batch_after_loss
+              on_valid_batch_end
+            on_valid_end
+          on_epoch_end
+        on_fit_end                                after on_early_stopping or on_interrupt, if any
 
-    on_predict_begin
-      on_predict_batch_begin
-      on_predict_batch_end
-    on_predict_end
-    ```
+        on_predict_begin
+          on_predict_batch_begin
+          on_predict_batch_end
+        on_predict_end
 
     Hooks run without gradients. Callbacks run in the order of their `weight`; those of equal
     weight in the order given, after luzpy's own. One instance may serve several runs: begin

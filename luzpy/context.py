@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -32,6 +33,23 @@ class StopFit(Exception):
         super().__init__(reason)
         self.reason = reason
         self.hook = hook
+
+
+@attrs.frozen
+class Resume:
+    """Where a resumed run goes on.
+
+    Args:
+        epoch: The epoch.
+        part: `"train"`, `"valid"`, or `"epoch"` at its end.
+        batches: How many batches of that part are done.
+        restore: Called when they have been skipped; puts the whole state back.
+    """
+
+    epoch: int
+    part: str
+    batches: int
+    restore: Callable[[], None]
 
 
 def default_step_opt(opt: torch.optim.Optimizer) -> None:
@@ -64,6 +82,8 @@ class Context:
         loss_fn: `loss_fn(pred, target)`.
         loss: Optimizer name → detached loss (a custom step may set a plain tensor).
         loss_grad: The loss with its graph, in a training step.
+        forward_context: A reusable context manager entered around every forward pass and its
+            loss; a custom step writes `with self.ctx.forward_context:` itself.
         backward: `backward(loss)`.
         step_opt: `step_opt(optimizer)`, which takes the step.
         metrics: `"train"` and `"valid"` → the metrics being accumulated.
@@ -74,6 +94,10 @@ class Context:
         buffers: A dict in which callbacks may leave things for one another.
         stopped: How the run ended.
         at_exit: Functions called when the run is over, however it ended.
+        at_safe_point: Functions called with `"train"`, `"valid"` or `"epoch"` after every batch
+            and every epoch, when all callbacks have run.
+        stop_request: Raised at the next safe point, if set.
+        resume: Where a resumed run goes on, until it is there.
     """
 
     verbose: bool
@@ -96,6 +120,7 @@ class Context:
     loss_fn: Callable[[Any, Any], torch.Tensor] | None = None
     loss: Any = attrs.field(factory=dict)
     loss_grad: torch.Tensor | None = None
+    forward_context: AbstractContextManager[Any] = attrs.field(factory=nullcontext)
     backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward
     step_opt: Callable[[torch.optim.Optimizer], Any] = default_step_opt
     metrics: dict[str, list[Any]] = attrs.field(factory=lambda: {"train": [], "valid": []})
@@ -106,6 +131,9 @@ class Context:
     buffers: dict[str, Any] = attrs.field(factory=dict)
     stopped: str = "completed"
     at_exit: list[Callable[[], None]] = attrs.field(factory=list)
+    at_safe_point: list[Callable[[str], None]] = attrs.field(factory=list)
+    stop_request: StopFit | None = None
+    resume: Resume | None = None
     _callbacks: list[Callback] = attrs.field(factory=list)
     _hooks: dict[str, list[Hook]] = attrs.field(factory=dict, init=False)
 
@@ -180,9 +208,12 @@ class Context:
 
         Raises:
             LuzError: If a callback fails; it says which one, and the original is its cause.
+            ValueError: If there is no such hook.
         """
-        functions = self._hooks[hook]
+        functions = self._hooks.get(hook)
         if not functions:
+            if functions is None:
+                raise ValueError(f"`hook` must be one of {', '.join(HOOKS)}, got {hook!r}.")
             return
         grad_enabled = torch.is_grad_enabled()
         torch.set_grad_enabled(False)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import Dataset, Subset, TensorDataset, random_split
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, random_split
 
 
 class InMemoryDataset(Dataset[Any]):
@@ -59,7 +59,7 @@ def is_in_memory(obj: object) -> bool:
     )  # fmt: skip
 
 
-def as_dataset(x: Any) -> Dataset[Any]:
+def as_dataset(x: Any, *, name: str = "data") -> Dataset[Any]:
     """Make a torch dataset of in-memory data; a dataset passes through.
 
     Floats become the default float dtype and integers int64; booleans and complex numbers stay.
@@ -68,6 +68,7 @@ def as_dataset(x: Any) -> Dataset[Any]:
     Args:
         x: A `Dataset`; a tensor or a NumPy array, rows first; a pandas or polars frame (one row
             per row) or series; or a tuple, list or dict of these, (input, target) in this order.
+        name: What error messages call it.
 
     Returns:
         A `TensorDataset` for one array or a flat tuple of them; for dicts and nested tuples a
@@ -88,13 +89,15 @@ def as_dataset(x: Any) -> Dataset[Any]:
         return cast("Dataset[Any]", x)
     if not is_in_memory(x):
         raise TypeError(
-            "`data` must be a DataLoader, a Dataset, a tensor, a NumPy array, a pandas or polars "
-            f"frame or series, or a tuple, list or dict of these, got {type(x).__name__}."
+            f"`{name}` must be a DataLoader, a Dataset, a tensor, a NumPy array, a pandas or "
+            f"polars frame or series, or a tuple, list or dict of these, got {type(x).__name__}."
         )
-    structure = _as_tensors(x, "data")
+    structure = _as_tensors(x, name)
     lengths = [len(tensor) for tensor in tensors_in(structure)]
     if len(set(lengths)) > 1:
-        raise ValueError(f"`data` must have parts of equal length, got {_listed(lengths)} rows.")
+        raise ValueError(f"`{name}` must have parts of equal length, got {_listed(lengths)} rows.")
+    if lengths[0] == 0:
+        raise ValueError(f"`{name}` must have at least one row, got none.")
     if isinstance(structure, torch.Tensor):
         return TensorDataset(structure)
     if isinstance(structure, tuple):
@@ -104,15 +107,23 @@ def as_dataset(x: Any) -> Dataset[Any]:
     return InMemoryDataset(structure)
 
 
+def length_of(obj: Any) -> int | None:
+    """`len(obj)`, or None where that cannot be known."""
+    try:
+        return len(obj)
+    except TypeError:
+        return None
+
+
 def split_dataset(data: Any, fraction: float) -> tuple[Subset[Any], Subset[Any]]:
     """Split off a random `fraction` of the rows for validation, with torch's global generator."""
     dataset = as_dataset(data)
-    if not hasattr(dataset, "__len__"):
+    n_rows = None if isinstance(dataset, IterableDataset) else length_of(dataset)
+    if n_rows is None:
         raise ValueError(
-            f"`valid_data` can only be a fraction (got {fraction}) of data with a known length; "
-            f"{type(dataset).__name__} has none. Give a dataset for validation."
+            f"`valid_data` can only be a fraction (got {fraction}) of data with a known length "
+            f"and rows by number, got {type(dataset).__name__}. Give a dataset for validation."
         )
-    n_rows = len(cast("Any", dataset))
     n_valid = int(n_rows * fraction)
     if n_valid == 0:
         raise ValueError(
@@ -151,14 +162,19 @@ def _as_tensors(x: Any, name: str) -> Any:
 
 def _as_tensor(x: Any, name: str) -> torch.Tensor:
     if isinstance(x, torch.Tensor):
+        if x.dtype is torch.uint64:
+            _check_int64(x.numpy(force=True), name)
         return _standard_dtype(x)
     if isinstance(x, np.ndarray):
         array = cast("np.ndarray[Any, Any]", x)
+        if np.ma.is_masked(array):
+            array = cast("np.ndarray[Any, Any]", np.ma.filled(array.astype(np.float64), np.nan))
     elif isinstance(x, pd.DataFrame):
-        array = _frame_array({str(column): x[column].dtype for column in x.columns}, x, name)
+        array = _frame_array(list(zip(x.columns, x.dtypes, strict=True)), x, name)
     elif isinstance(x, pd.Series):
         series = cast("pd.Series[Any]", x)
-        array = _frame_array({str(series.name or name): series.dtype}, series, name)
+        column = name if series.name is None else series.name
+        array = _frame_array([(column, series.dtype)], series, name)
     elif _is_polars(x):
         array = _polars_array(x, name)
     else:
@@ -169,8 +185,12 @@ def _as_tensor(x: Any, name: str) -> torch.Tensor:
     if array.dtype.kind not in "biufc":
         raise TypeError(f"`{name}` must hold numbers, got an array of dtype {array.dtype}.")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has few unsigned types
+        _check_int64(array, name)
         array = array.astype(np.int64)
-    if not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # torch has no long double
+        array = array.astype(np.float64)
+    plain = array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative
+    if not plain or any(stride < 0 for stride in array.strides):
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     return _standard_dtype(torch.from_numpy(array))
 
@@ -184,22 +204,29 @@ def _standard_dtype(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _frame_array(
-    dtypes: dict[str, Any], frame: pd.DataFrame | pd.Series[Any], name: str
+    columns: list[tuple[Any, Any]], frame: pd.DataFrame | pd.Series[Any], name: str
 ) -> np.ndarray[Any, Any]:
-    kinds = {column: _kind(dtype) for column, dtype in dtypes.items()}
+    kinds = {_kind(dtype) for _, dtype in columns}
     if not kinds:
         raise ValueError(f"`{name}` must have at least one column, got none.")
-    unusable = [column for column, kind in kinds.items() if kind not in "biuf"]
+    unusable = [(column, dtype) for column, dtype in columns if _kind(dtype) not in "biuf"]
     if unusable:
         raise TypeError(
             f"`{name}` must hold numbers only; these columns do not: "
-            + ", ".join(f"{column!r} ({dtypes[column]})" for column in unusable)
+            + ", ".join(f"{str(column)!r} ({dtype})" for column, dtype in unusable)
             + ". Encode them first, for example with pandas.get_dummies()."
         )
     missing = bool(np.any(np.asarray(frame.isna())))
-    if missing or "f" in kinds.values():
+    if missing or "f" in kinds:
         return frame.to_numpy(dtype=np.float64, na_value=np.nan)
-    return frame.to_numpy(dtype=np.bool_ if set(kinds.values()) == {"b"} else np.int64)
+    if "u" in kinds:
+        _check_int64(frame.to_numpy(dtype=np.float64), name)
+    return frame.to_numpy(dtype=np.bool_ if kinds == {"b"} else np.int64)
+
+
+def _check_int64(values: np.ndarray[Any, Any], name: str) -> None:
+    if values.size and values.max() >= 2**63:
+        raise ValueError(f"`{name}` must hold integers below 2**63, got {int(values.max())}.")
 
 
 def _kind(dtype: Any) -> str:

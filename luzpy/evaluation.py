@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import pandas as pd
+from torch import nn
 
 from luzpy.accelerator import Accelerator
 from luzpy.build import build_loss, build_optimizers
@@ -15,7 +16,7 @@ from luzpy.callbacks.metrics import Metrics
 from luzpy.callbacks.profile import Profile
 from luzpy.callbacks.progress import Progress
 from luzpy.checks import check_accelerator, check_options, check_verbose, with_defaults
-from luzpy.context import Context
+from luzpy.context import Context, Optimizers
 from luzpy.display import metric_lines
 from luzpy.loader import Options, eval_loader
 from luzpy.loop import bound, in_eval_mode, validate
@@ -46,6 +47,13 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         return get_metrics(self).to_html(index=False)
+
+
+def _optimizers(fitted: FittedModule, model: nn.Module) -> Optimizers:
+    """The optimizers, of which validation needs only the names."""
+    if fitted.spec is None:
+        return cast("Optimizers", {"opt": None})
+    return build_optimizers(fitted.spec, model, fitted.opt_hparams)
 
 
 @get_metrics.register(Evaluation)
@@ -94,7 +102,7 @@ def evaluate(
         accelerator=place,
         model=model,
         loss_fn=build_loss(spec, model, place.device),
-        optimizers={} if spec is None else build_optimizers(spec, model, fitted.opt_hparams),
+        optimizers=_optimizers(fitted, model),
         valid_data=loader,
         epoch=1,
         max_epochs=1,

@@ -11,6 +11,7 @@ from torch import nn
 
 from luzpy.display import result_lines, time_lines
 from luzpy.evaluation import evaluate
+from luzpy.files.saving import save
 from luzpy.plotting import plot, plot_history
 from luzpy.prediction import predict
 from luzpy.records import Records, get_metrics, metrics_frame
@@ -45,6 +46,7 @@ class FittedModule:
     get_metrics = get_metrics
     predict = predict
     plot = plot
+    save = save
 
     def __repr__(self) -> str:
         lines = [

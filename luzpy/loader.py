@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.utils.data import (
     BatchSampler,
@@ -19,7 +20,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from luzpy.data import InMemoryDataset, as_dataset, tensors_in
+from luzpy.data import InMemoryDataset, as_dataset, length_of, tensors_in
 
 Options = Mapping[str, Any]
 
@@ -111,7 +112,7 @@ def eval_loader(
                 stacklevel=2,
             )
         return _checked(cast("DataLoader[Any]", data), name)
-    dataset = as_dataset(data)
+    dataset = as_dataset(data, name=name)
     _check_rows(dataset, name)
     chosen = dict(options or {})
     if beside_train is None and chosen.get("shuffle"):
@@ -130,14 +131,24 @@ def eval_loader(
 
 def batch_count(loader: Iterable[Any]) -> int | None:
     """How many batches an epoch has, or None where that cannot be known."""
-    try:
-        return len(cast("Any", loader))
-    except TypeError:
-        return None
+    return length_of(loader)
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """The random generators that a user gave the loader or its samplers, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = (
+        loader,
+        getattr(loader, "sampler", None),
+        batch_sampler,
+        getattr(batch_sampler, "sampler", None),
+    )
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def _check_rows(dataset: Dataset[Any], name: str) -> None:
-    if hasattr(dataset, "__len__") and len(cast("Any", dataset)) == 0:
+    if length_of(dataset) == 0:
         raise ValueError(f"`{name}` must have at least one row, got none.")
 
 
@@ -182,7 +193,7 @@ def _gather_plan(loader: Iterable[Any]) -> Iterator[Any] | None:
         loader.num_workers
         or loader.collate_fn is not default_collate
         or type(loader.batch_sampler) is not BatchSampler
-        or loader.batch_size is None  # the batch_sampler is the user's own
+        or not _is_torchs_own(loader)
         or (loader.pin_memory and torch.cuda.is_available())
     ):
         return None
@@ -191,7 +202,7 @@ def _gather_plan(loader: Iterable[Any]) -> Iterator[Any] | None:
         return None
     structure, rows = source
     tensors = list(tensors_in(structure))
-    if any(type(t) is not torch.Tensor or t.layout is not torch.strided for t in tensors):
+    if not all(_is_plain(tensor) for tensor in tensors):
         return None
     sampler = loader.sampler
     plain = getattr(sampler, "data_source", None) is loader.dataset
@@ -210,6 +221,21 @@ def _gather_plan(loader: Iterable[Any]) -> Iterator[Any] | None:
     return _gather(loader, structure, rows, shuffled=order is not None)
 
 
+def _is_torchs_own(loader: DataLoader[Any]) -> bool:
+    """Whether the batch sampler is the one that the DataLoader made, as it made it."""
+    own = cast(Any, loader.batch_sampler)
+    return (
+        own.sampler is loader.sampler
+        and own.batch_size == loader.batch_size
+        and own.drop_last == loader.drop_last
+    )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    strided = type(tensor) is torch.Tensor and tensor.layout is torch.strided
+    return strided and not tensor.requires_grad
+
+
 def _tensors_of(dataset: Any) -> tuple[Any, torch.Tensor | None] | None:
     """The tensors behind a dataset and which of their rows it has (None: all)."""
     if type(dataset) is TensorDataset:
@@ -220,7 +246,10 @@ def _tensors_of(dataset: Any) -> tuple[Any, torch.Tensor | None] | None:
         subset = cast("Subset[Any]", dataset)
         if type(subset.dataset) in (TensorDataset, InMemoryDataset):
             structure, _ = cast("tuple[Any, None]", _tensors_of(subset.dataset))
-            return structure, torch.as_tensor(subset.indices, dtype=torch.int64)
+            rows = np.array(subset.indices)
+            usable = rows.ndim == 1 and rows.size and rows.dtype.kind in "iu"
+            if usable and 0 <= rows.min() and rows.max() < len(cast("Any", subset.dataset)):
+                return structure, torch.from_numpy(rows.astype(np.int64))
     return None
 
 
@@ -258,15 +287,19 @@ def _chunks(
     for start in range(0, end, chunk):
         stop = min(start + chunk, end)
         if rows is None:
-            parts = [tensor[start:stop].clone() for tensor in tensors]
+            form = torch.contiguous_format
+            parts = [tensor[start:stop].clone(memory_format=form) for tensor in tensors]
         else:
             index = rows[start:stop]
-            parts = [tensor.index_select(0, index) for tensor in tensors]
-        for columns in zip(*(part.split(batch_size) for part in parts), strict=True):
-            yield list(columns) if flat else _rebuild(structure, columns)
+            parts = [tensor.index_select(0, index.to(tensor.device)) for tensor in tensors]
+        for slices in zip(*(part.split(batch_size) for part in parts), strict=True):
+            # With `.data` autograd counts in-place changes of each batch by itself; plain slices
+            # share one count, and a change of one would invalidate the graphs of its neighbours.
+            columns = [part.data for part in slices]
+            yield columns if flat else _rebuild(structure, columns)
 
 
-def _rebuild(structure: Any, columns: tuple[torch.Tensor, ...]) -> Any:
+def _rebuild(structure: Any, columns: list[torch.Tensor]) -> Any:
     """The batch in the dataset's structure; tuples become lists, as in torch's `default_collate`."""
     remaining = iter(columns)
 

@@ -23,13 +23,16 @@ def run_fit(ctx: Context) -> None:
     with bound(ctx):
         try:
             ctx.call("on_fit_begin")
+            _skip_epochs(ctx)
             while ctx.epoch < ctx.max_epochs:
                 ctx.epoch, ctx.iter, ctx.training = ctx.epoch + 1, 0, True
                 ctx.call("on_epoch_begin")
-                train(ctx)
+                if ctx.resume is None or ctx.resume.part == "train":
+                    train(ctx)
                 if ctx.valid_data is not None:
                     validate(ctx)
                 ctx.call("on_epoch_end")
+                _safe_point(ctx, "epoch")
         except StopFit as stop:
             ctx.stopped = stop.reason
             if stop.hook:
@@ -48,13 +51,14 @@ def train(ctx: Context) -> None:
     ctx.call("on_train_begin")
     step = _step(ctx, train_step, _parameters(ctx))
     with torch.enable_grad():
-        for batch in _fetch(ctx, "data"):
+        for batch in _skip_batches(ctx, _fetch(ctx, "data")):
             ctx.batch = batch
             ctx.iter += 1
             _count_rows(ctx, "data")
             ctx.call("on_train_batch_begin")
             step()
             ctx.call("on_train_batch_end")
+            _safe_point(ctx, "train")
     ctx.call("on_train_end")
 
 
@@ -65,13 +69,14 @@ def validate(ctx: Context) -> None:
     step = _step(ctx, valid_step)
     name = "data" if ctx.train_data is None else "valid_data"  # as the user calls it
     with torch.no_grad():
-        for batch in _fetch(ctx, name):
+        for batch in _skip_batches(ctx, _fetch(ctx, name)):
             ctx.batch = batch
             ctx.iter += 1
             _count_rows(ctx, name)
             ctx.call("on_valid_batch_begin")
             step()
             ctx.call("on_valid_batch_end")
+            _safe_point(ctx, "valid")
     ctx.call("on_valid_end")
 
 
@@ -85,7 +90,8 @@ def predict_batches(ctx: Context, function: Callable[[Any], Any]) -> Iterator[An
             ctx.iter += 1
             _count_rows(ctx, "newdata")
             ctx.call("on_predict_batch_begin")
-            ctx.pred = function(ctx.input)
+            with ctx.forward_context:
+                ctx.pred = function(ctx.input)
             ctx.call("on_predict_batch_end")
             yield ctx.pred
         ctx.call("on_predict_end")
@@ -97,9 +103,10 @@ def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
         ctx.opt_name, ctx.opt = name, opt
         for parameter in parameters:
             parameter.grad = None
-        ctx.pred = ctx.model(ctx.input)
-        ctx.call("on_train_batch_after_pred")
-        ctx.loss_grad = _loss(ctx)
+        with ctx.forward_context:
+            ctx.pred = ctx.model(ctx.input)
+            ctx.call("on_train_batch_after_pred")
+            ctx.loss_grad = _loss(ctx)
         ctx.loss[name] = ctx.loss_grad.detach()
         ctx.call("on_train_batch_after_loss")
         ctx.call("on_train_batch_before_backward")
@@ -113,10 +120,42 @@ def valid_step(ctx: Context) -> None:
     """One batch of validation: for each optimizer forward and loss."""
     for name, opt in ctx.optimizers.items():
         ctx.opt_name, ctx.opt = name, opt
-        ctx.pred = ctx.model(ctx.input)
-        ctx.call("on_valid_batch_after_pred")
-        ctx.loss[name] = _loss(ctx)
+        with ctx.forward_context:
+            ctx.pred = ctx.model(ctx.input)
+            ctx.call("on_valid_batch_after_pred")
+            ctx.loss[name] = _loss(ctx)
         ctx.call("on_valid_batch_after_loss")
+
+
+def _safe_point(ctx: Context, part: str) -> None:
+    """All callbacks have run: the state may be saved here, and the run stopped."""
+    for function in ctx.at_safe_point:
+        function(part)
+    if ctx.stop_request is not None:
+        raise ctx.stop_request
+
+
+def _skip_epochs(ctx: Context) -> None:
+    """Go to the epoch in which a resumed run goes on."""
+    if ctx.resume is None:
+        return
+    if ctx.resume.part == "epoch":
+        ctx.epoch = ctx.resume.epoch
+        ctx.resume.restore()
+        ctx.resume = None
+    else:
+        ctx.epoch = ctx.resume.epoch - 1
+
+
+def _skip_batches(ctx: Context, fetched: Iterator[Any]) -> Iterator[Any]:
+    """Pass over the batches that a resumed run has done, and put its state back."""
+    if ctx.resume is not None:
+        for _ in range(ctx.resume.batches):
+            next(fetched, None)
+        ctx.iter = ctx.resume.batches
+        ctx.resume.restore()
+        ctx.resume = None
+    return fetched
 
 
 @contextmanager
@@ -216,6 +255,8 @@ def _fetch(ctx: Context, name: str) -> Iterator[Any]:
     except (LuzError, StopFit):
         raise
     except Exception as err:
+        if ctx.stop_request is not None:  # Ctrl-C has ended the worker processes, too
+            raise ctx.stop_request from err
         raise LuzError(
             f"`{name}` failed to give batch {fetched + 1} of epoch {max(ctx.epoch, 1)}: "
             f"{type(err).__name__}: {err}"

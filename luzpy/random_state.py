@@ -11,6 +11,8 @@ import attrs
 import numpy as np
 import torch
 
+from luzpy.plain import plain, unplain
+
 
 @attrs.frozen
 class RandomState:
@@ -42,6 +44,15 @@ class RandomState:
             torch.cuda.set_rng_state_all(self.torch_cuda)
         if self.torch_mps is not None:
             torch.mps.set_rng_state(self.torch_mps)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain values, for a file."""
+        return plain(attrs.asdict(self, recurse=False))
+
+    @classmethod
+    def from_plain(cls, state: dict[str, Any]) -> RandomState:
+        """What `to_plain` gave."""
+        return cls(**unplain(state))
 
 
 @contextmanager

@@ -1,21 +1,41 @@
 """What may be done at the hooks of a run."""
 
 from luzpy.callback import Callback
+from luzpy.callbacks.auto_resume import AutoResume
+from luzpy.callbacks.csv_logger import CSVLogger
+from luzpy.callbacks.cutmix import CutMix
 from luzpy.callbacks.early_stopping import EarlyStopping
+from luzpy.callbacks.gradient_clip import GradientClip
 from luzpy.callbacks.interrupt import Interrupt
+from luzpy.callbacks.keep_best_model import KeepBestModel
 from luzpy.callbacks.lr_scheduler import LRScheduler
 from luzpy.callbacks.metrics import Metrics
+from luzpy.callbacks.mixed_precision import MixedPrecision
+from luzpy.callbacks.mixup import Mixup
+from luzpy.callbacks.model_checkpoint import ModelCheckpoint
 from luzpy.callbacks.profile import Profile
 from luzpy.callbacks.progress import Progress
+from luzpy.callbacks.resume_from_checkpoint import ResumeFromCheckpoint
+from luzpy.callbacks.tfevents import TFEvents
 from luzpy.callbacks.train_valid import TrainValid
 
 __all__ = [
+    "AutoResume",
+    "CSVLogger",
     "Callback",
+    "CutMix",
     "EarlyStopping",
+    "GradientClip",
     "Interrupt",
+    "KeepBestModel",
     "LRScheduler",
     "Metrics",
+    "MixedPrecision",
+    "Mixup",
+    "ModelCheckpoint",
     "Profile",
     "Progress",
+    "ResumeFromCheckpoint",
+    "TFEvents",
     "TrainValid",
 ]

@@ -22,39 +22,23 @@ class Interrupt(Callback):
     """
 
     def __init__(self) -> None:
-        self._pressed = False
         self._previous: Any = None
 
     def on_fit_begin(self, ctx: Context) -> None:
         """Listen for Ctrl-C (only the main thread can)."""
-        self._pressed = False
         self._previous = None
         if (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
         ):
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+
+            def pressed(signum: int, frame: FrameType | None) -> None:
+                if ctx.stop_request is not None:
+                    raise SecondInterrupt
+                ctx.stop_request = StopFit("interrupted", "on_interrupt")
+
+            self._previous = signal.signal(signal.SIGINT, pressed)
             ctx.at_exit.append(self._stop_listening)
-
-    def on_train_batch_end(self, ctx: Context) -> None:
-        """Stop here if Ctrl-C was pressed."""
-        if self._pressed:
-            raise StopFit("interrupted", "on_interrupt")
-
-    def on_valid_batch_end(self, ctx: Context) -> None:
-        """Stop here if Ctrl-C was pressed."""
-        if self._pressed:
-            raise StopFit("interrupted", "on_interrupt")
-
-    def on_epoch_end(self, ctx: Context) -> None:
-        """Stop here if Ctrl-C was pressed."""
-        if self._pressed:
-            raise StopFit("interrupted", "on_interrupt")
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self._pressed:
-            raise SecondInterrupt
-        self._pressed = True
 
     def _stop_listening(self) -> None:
         if self._previous is not None:

@@ -7,6 +7,7 @@ from typing import Any, final
 
 import torch
 
+from luzpy.accelerator import to_device
 from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.data import map_tensors
@@ -22,6 +23,16 @@ class Metrics(Callback):
     `ctx.metrics` holds the run's own copies of the metrics, the loss first.
     Port of R luz's `luz_callback_metrics()`.
     """
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, list[Metric]] = {}
+        self._device = torch.device("cpu")
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """The run's own copies."""
+        self._metrics, self._device = ctx.metrics, ctx.device
+        for split in ctx.metrics:
+            _copy_templates(ctx, split)
 
     def on_train_begin(self, ctx: Context) -> None:
         """Fresh metrics for the epoch."""
@@ -47,11 +58,28 @@ class Metrics(Callback):
         """Log the epoch's values."""
         _log(ctx, "valid")
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint in the middle of an epoch keeps: all that was accumulated so far."""
+        return {
+            split: [metric.state_dict() for metric in metrics]
+            for split, metrics in self._metrics.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for split, states in state.items():
+            for metric, saved in zip(self._metrics[split], states, strict=True):
+                metric.load_state_dict(to_device(saved, self._device))
+
+
+def _copy_templates(ctx: Context, split: str) -> None:
+    templates = getattr(ctx.metric_set, split)
+    ctx.metrics[split] = [LossAverage(), *copy.deepcopy(templates)]
+
 
 def _begin(ctx: Context, split: str) -> None:
-    if not ctx.metrics[split]:
-        templates = getattr(ctx.metric_set, split)
-        ctx.metrics[split] = [LossAverage(), *copy.deepcopy(templates)]
+    if not ctx.metrics[split]:  # `evaluate` has no on_fit_begin
+        _copy_templates(ctx, split)
     for metric in ctx.metrics[split]:
         metric.reset()
 

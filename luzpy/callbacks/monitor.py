@@ -63,14 +63,15 @@ class Monitor:
         Raises:
             LuzError: If there is none of that name.
         """
-        value = ctx.get_metric(self.metric, self.set, ctx.epoch)
-        if value is None:
-            epochs = ctx.records["metrics"].get(self.set, [])
-            known = [f"{self.set}_{name}" for name in (epochs[-1] if epochs else {})]
-            raise LuzError(
-                f"`monitor` must be one of {', '.join(map(repr, known))}, got {self.name!r}."
-            )
-        return value
+        epochs = ctx.records["metrics"].get(self.set, [])
+        rows: dict[str, float] = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
+        for name, value in rows.items():
+            if name.lower() == self.metric:  # `ctx.log_metric` keeps names as they are given
+                return value
+        known = [f"{self.set}_{name}" for name in rows]
+        raise LuzError(
+            f"`monitor` must be one of {', '.join(map(repr, known))}, got {self.name!r}."
+        )
 
     def improved(self, new: float, best: float | None) -> bool:
         """Whether `new` is better than `best`; anything but NaN is better than None."""

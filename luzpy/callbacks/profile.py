@@ -51,5 +51,15 @@ class Profile(Callback):
         """End of an epoch's validation."""
         self._log(ctx, "valid")
 
+    def state_dict(self) -> dict[str, float]:
+        """The seconds so far, of what is under way."""
+        now = perf_counter()
+        return {what: now - begun for what, begun in self._begun.items()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Count on from a checkpoint."""
+        now = perf_counter()
+        self._begun = {what: now - seconds for what, seconds in state.items()}
+
     def _log(self, ctx: Context, what: str) -> None:
         ctx.log("profile", what, perf_counter() - self._begun[what])

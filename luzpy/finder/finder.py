@@ -15,10 +15,13 @@ from torch.utils.data import DataLoader
 
 from luzpy.accelerator import Accelerator, to_device
 from luzpy.callback import Callback, check_callbacks
+from luzpy.callbacks.auto_resume import AutoResume
 from luzpy.callbacks.early_stopping import EarlyStopping
 from luzpy.callbacks.interrupt import Interrupt
+from luzpy.callbacks.keep_best_model import KeepBestModel
 from luzpy.callbacks.lr_scheduler import LRScheduler
 from luzpy.callbacks.metrics import Metrics
+from luzpy.callbacks.model_checkpoint import ModelCheckpoint
 from luzpy.callbacks.progress import is_interactive, open_bar
 from luzpy.callbacks.train_valid import TrainValid
 from luzpy.checks import check_accelerator, check_verbose, with_defaults
@@ -28,7 +31,7 @@ from luzpy.errors import LuzError
 from luzpy.finder.lr_records import LRRecords
 from luzpy.finder.sweep import RecordLoss, StopRule, SweepLR, learning_rates
 from luzpy.fitting import prepare_data, prepare_fit
-from luzpy.loader import Options, batch_count, batches
+from luzpy.loader import Options, batch_count, batches, generators_of
 from luzpy.loop import run_fit
 from luzpy.random_state import RandomState, preserved_random_state
 
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
 
 REFUSED: dict[type[Callback], str] = {
     EarlyStopping: "it ends training by epochs, which a finder does not have",
+    ModelCheckpoint: "it writes files by epochs, which a finder does not have",
+    KeepBestModel: "it keeps the best epoch, which a finder does not have",
+    AutoResume: "it keeps the state of a run in a file, and a finder's is thrown away",
     LRScheduler: "it sets the learning rate, which the finder varies",
 }
 """Callbacks that the finder refuses, and why."""
@@ -275,13 +281,8 @@ def _restarting(loaders: Sequence[DataLoader[Any]]) -> Iterator[Any]:
     The user's own generators, in the loaders and their samplers, are put back at the end too; the
     global ones are the caller's concern.
     """
-    owners: list[Any] = [*loaders]
-    for loader in loaders:
-        samplers = [loader.sampler, loader.batch_sampler]
-        owners += [*samplers, getattr(loader.batch_sampler, "sampler", None)]
-    found = (getattr(owner, "generator", None) for owner in owners)
-    generators = {id(g): g for g in found if isinstance(g, torch.Generator)}
-    states = [(generator, generator.get_state()) for generator in generators.values()]
+    generators = [generator for loader in loaders for generator in generators_of(loader)]
+    states = [(generator, generator.get_state()) for generator in generators]
     start = RandomState.current()
 
     def restart() -> None:

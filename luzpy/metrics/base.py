@@ -9,6 +9,9 @@ from typing import Any, cast, final
 
 import torch
 
+from luzpy.loader import batch_rows
+from luzpy.plain import first_foreign, plain
+
 
 class Metric(ABC):
     """Something accumulated over the batches of an epoch. Port of R luz's `luz_metric()`.
@@ -57,6 +60,15 @@ class Metric(ABC):
     def compute(self) -> Any:
         """The value over all batches: a number, a tensor, or a dict name → number."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint in the middle of an epoch keeps: attributes that are plain values."""
+        state = {name: plain(value) for name, value in vars(self).items()}
+        return {name: value for name, value in state.items() if first_foreign(value) is None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        vars(self).update(state)
+
 
 @final
 class FunctionMetric(Metric):
@@ -74,9 +86,13 @@ class FunctionMetric(Metric):
 
     def update(self, preds: Any, target: Any) -> None:
         """Add the batch's value, weighted by its rows."""
-        rows = len(target) if isinstance(target, torch.Tensor) and target.ndim else len(preds)
+        rows = batch_rows((target, preds), target, preds)
         self.total = self.total + self.function(preds, target) * rows
         self.rows += rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"total": self.total, "rows": self.rows}
 
     def compute(self) -> float:
         """The mean over samples."""
@@ -104,6 +120,29 @@ class TorchMetric(Metric):
     def compute(self) -> Any:
         """What torchmetrics computes."""
         return self.metric.compute()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the accumulated states, and how many updates they hold."""
+        return {
+            name: {
+                "states": {key: getattr(metric, key) for key in metric._defaults},
+                "updates": metric._update_count,
+            }
+            for name, metric in self._parts()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for name, metric in self._parts():
+            for key, value in state[name]["states"].items():
+                setattr(metric, key, value)
+            metric._update_count = state[name]["updates"]
+            metric._computed = None
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        if hasattr(self.metric, "items"):  # a MetricCollection; its groups share states
+            return list(self.metric.items(keep_base=True, copy_state=False))
+        return [("", self.metric)]
 
     def _device(self) -> Any:
         first = next(iter(self.metric.values()), None) if hasattr(self.metric, "values") else None

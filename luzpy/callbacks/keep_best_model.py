@@ -1,0 +1,76 @@
+"""The best epoch's weights, at the end."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from luzpy.callback import Callback
+from luzpy.callbacks.monitor import Monitor
+from luzpy.context import Context
+from luzpy.files.checkpoint import to_cpu_copy
+from luzpy.loop import unwrapped
+
+
+@final
+class KeepBestModel(Callback):
+    """Ends the fit with the weights of the best epoch instead of the last one.
+
+    Also after early stopping and Ctrl-C. The weights are kept in memory, on the CPU.
+    Port of R luz's `luz_callback_keep_best_model()`.
+
+    Args:
+        monitor: The quantity that says which epoch is the best, for example `"valid_loss"`.
+        mode: `"min"`, `"max"` or `"zero"`: which way is better.
+        min_delta: An improvement must be larger than this.
+
+    Raises:
+        ValueError: If an argument is out of bounds.
+        LuzError: In a run: if there is no such quantity.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> luz.callbacks.KeepBestModel(monitor="valid_acc", mode="max")
+        <luzpy.callbacks.KeepBestModel: valid_acc>
+    """
+
+    weight = float("inf")
+
+    def __init__(
+        self, monitor: str = "valid_loss", mode: str = "min", min_delta: float = 0
+    ) -> None:
+        self.monitor = Monitor(monitor, mode, min_delta)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.current_best: float | None = None
+        self._best: dict[str, Any] | None = None
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """Start afresh."""
+        self.monitor.check(ctx)
+        self._begin()
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """Keep the epoch's weights if it is the best so far."""
+        value = self.monitor.value(ctx)
+        if self.monitor.improved(value, self.current_best):
+            self.current_best = value
+            self._best = to_cpu_copy(unwrapped(ctx.model).state_dict())
+
+    def on_fit_end(self, ctx: Context) -> None:
+        """Put the best weights back."""
+        if self._best is not None:
+            unwrapped(ctx.model).load_state_dict(self._best)
+        self._best = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"current_best": self.current_best, "best": self._best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.current_best = state["current_best"]
+        self._best = state["best"]
+
+    def __repr__(self) -> str:
+        return f"<luzpy.callbacks.KeepBestModel: {self.monitor.name}>"

@@ -1,0 +1,90 @@
+"""What `Mixup` and `CutMix` share: when batches are mixed, and the loss that fits them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+
+from luzpy.callback import Callback
+from luzpy.callbacks.monitor import check_number
+from luzpy.context import Context
+from luzpy.nn.mixup import MixedTarget, MixupLoss, batch_items, is_mixed, mixed_loss, unreduced
+
+
+class Mixing(Callback, ABC):
+    """Mixes the items of every training batch; a subclass says how.
+
+    Args:
+        alpha: The parameter of the Beta distribution from which the shares are drawn.
+        run_valid: Whether validation batches are mixed as well.
+        auto_loss: Whether the run's loss is made one for mixed targets.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If `alpha` is not positive.
+    """
+
+    def __init__(self, alpha: float, run_valid: bool, auto_loss: bool) -> None:
+        check_number("alpha", alpha, minimum=0)
+        if alpha == 0:
+            raise ValueError("`alpha` must be positive, got 0.")
+        _check_flag("run_valid", run_valid)
+        _check_flag("auto_loss", auto_loss)
+        self.alpha = float(alpha)
+        self.run_valid = run_valid
+        self.auto_loss = auto_loss
+
+    @abstractmethod
+    def mix(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, MixedTarget]:
+        """The mixed input and `((y1, y2), weight)`, the weight being the share of y2."""
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """Make the loss fit."""
+        self._fit_loss(ctx)
+
+    def on_train_batch_begin(self, ctx: Context) -> None:
+        """Mix the batch."""
+        self._mix_batch(ctx)
+
+    def on_valid_begin(self, ctx: Context) -> None:
+        """Make the loss fit, in `evaluate`."""
+        self._fit_loss(ctx)
+
+    def on_valid_batch_begin(self, ctx: Context) -> None:
+        """Mix the batch, if asked to."""
+        if self.run_valid:
+            self._mix_batch(ctx)
+
+    def _mix_batch(self, ctx: Context) -> None:
+        batch_items(ctx.input, ctx.target)
+        ctx.input, ctx.target = self.mix(ctx.input, ctx.target)
+
+    def _fit_loss(self, ctx: Context) -> None:
+        loss = ctx.loss_fn
+        if self.auto_loss and loss is not None and not isinstance(loss, (MixupLoss, _AutoLoss)):
+            ctx.loss_fn = _AutoLoss(loss)
+
+    def __repr__(self) -> str:
+        return f"<luzpy.callbacks.{type(self).__name__}: alpha {self.alpha:g}>"
+
+
+def _check_flag(name: str, flag: Any) -> None:
+    if not isinstance(flag, bool):
+        raise TypeError(f"`{name}` must be True or False, got {flag!r}.")
+
+
+@final
+class _AutoLoss:
+    """`loss`, item by item where targets are mixed, and its mean where they are not."""
+
+    def __init__(self, loss: Callable[[Any, Any], torch.Tensor]) -> None:
+        self.loss = loss
+        self.unreduced = unreduced(loss)
+
+    def __call__(self, input: Any, target: Any) -> torch.Tensor:
+        if is_mixed(target):
+            return mixed_loss(self.unreduced, input, target)
+        return self.loss(input, target).mean()

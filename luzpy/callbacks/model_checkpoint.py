@@ -1,0 +1,84 @@
+"""A file for every epoch, or for every best one."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, final
+
+from luzpy.callback import Callback
+from luzpy.callbacks.monitor import Monitor
+from luzpy.context import Context
+from luzpy.files.checkpoint import write_checkpoint
+from luzpy.files.template import PathTemplate
+
+DEFAULT_NAME = "epoch-{epoch:02d}-{monitor_name}-{monitor:.3f}.pt"
+
+
+@final
+class ModelCheckpoint(Callback):
+    """Writes a checkpoint after every epoch: model, optimizers, callbacks and records.
+
+    Port of R luz's `luz_callback_model_checkpoint()`. Files are written whole or not at all.
+    `load_checkpoint` puts one into a fitted model, `ResumeFromCheckpoint` into a run.
+
+    Args:
+        path: The file. A path ending in `/` gets the name
+            `epoch-{epoch:02d}-{monitor_name}-{monitor:.3f}.pt`. Templates are filled in by
+            `str.format` with exactly these fields: `epoch`, `monitor_name`, `monitor`.
+        monitor: The quantity that says which epoch is the best, for example `"valid_loss"`.
+        save_best_only: Whether to write only when it has improved.
+        mode: `"min"`, `"max"` or `"zero"`: which way is better.
+        min_delta: An improvement must be larger than this.
+
+    Raises:
+        ValueError: If an argument is out of bounds, or the template has another field.
+        LuzError: In a run: if there is no such quantity, or the file cannot be written.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> luz.callbacks.ModelCheckpoint("models/", save_best_only=True)
+        <luzpy.callbacks.ModelCheckpoint: models/epoch-{epoch:02d}-{monitor_name}-{monitor:.3f}.pt>
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        monitor: str = "valid_loss",
+        save_best_only: bool = False,
+        mode: str = "min",
+        min_delta: float = 0,
+    ) -> None:
+        name = os.fspath(path)
+        if name.endswith(("/", os.sep)):
+            name += DEFAULT_NAME
+        self.path = PathTemplate(name)
+        self.monitor = Monitor(monitor, mode, min_delta)
+        self.save_best_only = save_best_only
+        self.current_best: float | None = None
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """Start afresh."""
+        self.monitor.check(ctx)
+        self.current_best = None
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """Write the epoch, if it is to be."""
+        value = self.monitor.value(ctx)
+        improved = self.monitor.improved(value, self.current_best)
+        if improved:
+            self.current_best = value
+        if improved or not self.save_best_only:
+            write_checkpoint(
+                ctx, self.path.fill(epoch=ctx.epoch, monitor_name=self.monitor.name, monitor=value)
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"current_best": self.current_best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.current_best = state["current_best"]
+
+    def __repr__(self) -> str:
+        return f"<luzpy.callbacks.ModelCheckpoint: {self.path.template}>"

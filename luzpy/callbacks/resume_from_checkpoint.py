@@ -1,0 +1,98 @@
+"""Starting a run from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import final
+
+from luzpy.callback import Callback
+from luzpy.context import Context
+from luzpy.errors import LuzError
+from luzpy.files.checkpoint import read_checkpoint, restore_checkpoint
+
+
+@final
+class ResumeFromCheckpoint(Callback):
+    """Starts a run from what a checkpoint holds, for fine-tuning.
+
+    Port of R luz's `luz_callback_resume_from_checkpoint()`. Epochs are counted from 1 again,
+    unless the records are restored: then they go on from the checkpoint's.
+
+    Args:
+        path: What `ModelCheckpoint` wrote, or a folder: its newest checkpoint by epoch. Where
+            nothing is there, there is a warning and the run starts afresh.
+        restore_model_state: Whether to take the weights.
+        restore_records: Whether to take the records.
+        restore_optimizer_state: Whether to take the optimizers' state.
+        restore_callbacks_state: Whether to take the callbacks' state.
+
+    Raises:
+        LuzError: In a run: if the file cannot be used, or does not fit.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> luz.callbacks.ResumeFromCheckpoint("models/")
+        <luzpy.callbacks.ResumeFromCheckpoint: models>
+    """
+
+    weight = float("inf")
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        restore_model_state: bool = True,
+        restore_records: bool = False,
+        restore_optimizer_state: bool = False,
+        restore_callbacks_state: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.restore_model_state = restore_model_state
+        self.restore_records = restore_records
+        self.restore_optimizer_state = restore_optimizer_state
+        self.restore_callbacks_state = restore_callbacks_state
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """Put the checkpoint into the run."""
+        path = newest_checkpoint(self.path) if self.path.is_dir() else self.path
+        if path is None or not path.exists():
+            warnings.warn(
+                f"There is no checkpoint at {self.path}: the run starts afresh.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return
+        content = read_checkpoint(path)
+        own = [name for name, _ in content["callbacks"] if name == type(self).__name__]
+        if self.restore_callbacks_state and not own:
+            # The run that wrote it had no such callback as this one; the others are compared.
+            index = ctx.callbacks.index(self)
+            content["callbacks"].insert(index, [type(self).__name__, None])
+        restore_checkpoint(
+            ctx,
+            content,
+            path,
+            model=self.restore_model_state,
+            records=self.restore_records,
+            optimizers=self.restore_optimizer_state,
+            callbacks=self.restore_callbacks_state,
+        )
+        if self.restore_records:
+            ctx.epoch = content["epoch"]
+
+    def __repr__(self) -> str:
+        return f"<luzpy.callbacks.ResumeFromCheckpoint: {self.path}>"
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the latest epoch in `folder`; of several, the one written last."""
+    found: list[tuple[int, int, Path]] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            try:
+                content = read_checkpoint(path)
+            except LuzError:
+                continue
+            found.append((content["epoch"], path.stat().st_mtime_ns, path))
+    return max(found)[2] if found else None

@@ -1,0 +1,110 @@
+"""Metrics for TensorBoard."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast, final
+
+import torch
+
+from luzpy.callback import Callback
+from luzpy.context import Context
+from luzpy.loop import unwrapped
+
+
+@final
+class TFEvents(Callback):
+    """Logs the metrics of every epoch, and histograms of the weights, for TensorBoard.
+
+    As in R luz the sets are runs of their own, which TensorBoard draws into one plot: the folders
+    `train` and `valid` of `logdir`, with the metrics' names as tags, and `weights` with those of
+    the parameters. The step is the epoch. A run that is resumed replaces the epochs that it runs
+    again. Needs `pip install luzpy[tensorboard]`. Port of R luz's `luz_callback_tfevents()`.
+
+    Args:
+        logdir: The folder, as in `tensorboard --logdir=logs`.
+        histograms: Whether to log the weights, or a list of the parameters to log, by their names
+            in `model.named_parameters()`.
+
+    Raises:
+        ImportError: If TensorBoard is not installed.
+        TypeError: If an argument is of the wrong type.
+        LuzError: In a run: if the model has no parameter of that name.
+
+    Examples:
+        >>> TFEvents("logs", histograms=["fc.weight"])
+        <luzpy.callbacks.TFEvents: logs>
+    """
+
+    def __init__(
+        self,
+        logdir: str | os.PathLike[str] = "logs",
+        histograms: bool | list[str] | tuple[str, ...] = False,
+    ) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError("TFEvents needs TensorBoard: pip install 'luzpy[tensorboard]'.")
+        self.logdir = Path(logdir).expanduser()
+        self.histograms = _checked_histograms(histograms)
+        self._writers: dict[str, Any] = {}
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """See that the parameters exist."""
+        list(self._parameters(ctx))
+        ctx.at_exit.append(self._close)
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """Log the epoch."""
+        for split, epochs in ctx.records["metrics"].items():
+            rows: dict[str, float] = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
+            for name, value in rows.items():
+                self._writer(split, ctx.epoch).add_scalar(name, value, ctx.epoch)
+        for name, parameter in self._parameters(ctx):
+            values = parameter.detach().float()
+            values = values[values.isfinite()]  # TensorBoard refuses others
+            if values.numel():
+                self._writer("weights", ctx.epoch).add_histogram(name, values, ctx.epoch)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def __repr__(self) -> str:
+        return f"<luzpy.callbacks.TFEvents: {self.logdir}>"
+
+    def _parameters(self, ctx: Context) -> Iterator[tuple[str, torch.Tensor]]:
+        if self.histograms is False:
+            return
+        known = dict(unwrapped(ctx.model).named_parameters())
+        for name in known if self.histograms is True else self.histograms:
+            if name not in known:
+                raise ValueError(
+                    f"`histograms` must name parameters of the model, {', '.join(known)}, got "
+                    f"{name!r}."
+                )
+            yield name, known[name]
+
+    def _writer(self, run: str, epoch: int) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if run not in self._writers:
+            # Made at the first event: only then is it known whether the run was resumed.
+            purge: Any = epoch if epoch > 1 else None
+            self._writers[run] = SummaryWriter(str(self.logdir / run), purge_step=purge)
+        return self._writers[run]
+
+    def _close(self) -> None:
+        while self._writers:
+            self._writers.popitem()[1].close()
+
+
+def _checked_histograms(histograms: Any) -> Any:
+    if isinstance(histograms, bool):
+        return histograms
+    if isinstance(histograms, (list, tuple)):
+        names = list(cast("list[Any]", histograms))
+        if all(isinstance(name, str) for name in names):
+            return names
+    raise TypeError(
+        f"`histograms` must be True, False or a list of parameters' names, got {histograms!r}."
+    )

@@ -1,0 +1,47 @@
+"""Names of files with an epoch and a metric in them."""
+
+from __future__ import annotations
+
+import string
+
+import attrs
+
+FIELDS = ("epoch", "monitor_name", "monitor")
+
+
+@attrs.frozen
+class PathTemplate:
+    """A path with the fields `epoch`, `monitor_name` and `monitor`, and no others.
+
+    Only these names and a format are allowed: no attribute, no index, nothing that is evaluated.
+
+    Args:
+        template: For example `"model-{epoch:02d}.pt"`.
+
+    Raises:
+        ValueError: If it is empty, has another field or a wrong format.
+    """
+
+    template: str = attrs.field()
+
+    def __attrs_post_init__(self) -> None:
+        if not self.template:
+            raise ValueError("`path` must not be empty, got ''.")
+        try:
+            fields = [name for _, name, _, _ in string.Formatter().parse(self.template)]
+            unknown = [name for name in fields if name is not None and name not in FIELDS]
+            if not unknown:
+                self.fill(epoch=1, monitor_name="valid_loss", monitor=0.5)
+        except (ValueError, KeyError, IndexError) as err:
+            raise ValueError(
+                f"`path` must be a valid template, got {self.template!r}: {err}"
+            ) from err
+        if unknown:
+            raise ValueError(
+                f"`path` may have the fields {', '.join(FIELDS)}, got {unknown[0]!r} in "
+                f"{self.template!r}."
+            )
+
+    def fill(self, *, epoch: int, monitor_name: str, monitor: float) -> str:
+        """The path of an epoch."""
+        return self.template.format(epoch=epoch, monitor_name=monitor_name, monitor=monitor)
