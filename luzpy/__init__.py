@@ -1,11 +1,13 @@
 """luzpy: fit torch modules without a hand-written loop. A port of R's luz."""
 
-from luzpy import callbacks, metrics
+from typing import Any
+
+from luzpy import callbacks, metrics, nn
 from luzpy._version import __version__
-from luzpy.accelerator import Accelerator
 from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.data import as_dataset
+from luzpy.device import Accelerator
 from luzpy.errors import LuzError, NoSuggestionError
 from luzpy.evaluation import Evaluation, evaluate
 from luzpy.files.loading import load
@@ -18,6 +20,7 @@ from luzpy.metrics import Metric
 from luzpy.module import LuzModule, set_hparams, set_opt_hparams, set_seed, setup
 from luzpy.plotting import plot
 from luzpy.prediction import predict
+from luzpy.r_names import FROM_R as _FROM_R
 from luzpy.records import get_metrics
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "load_model_weights",
     "lr_finder",
     "metrics",
+    "nn",
     "plot",
     "predict",
     "save",
@@ -52,3 +56,9 @@ __all__ = [
     "set_seed",
     "setup",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM_R:
+        raise AttributeError(f"R's {name} is {_FROM_R[name]} in luzpy.")
+    raise AttributeError(f"module 'luzpy' has no attribute {name!r}")

@@ -217,7 +217,7 @@ def check_callbacks(callbacks: Any) -> list[Callback]:
     """
     if callbacks is None:
         return []
-    given: list[Any] = [callbacks] if isinstance(callbacks, (Callback, type)) else callbacks
+    given: Any = [callbacks] if isinstance(callbacks, (Callback, type)) else callbacks
     if not isinstance(given, (list, tuple)):
         raise TypeError(f"`callbacks` must be a list of luzpy callbacks, got {callbacks!r}.")
     for callback in given:

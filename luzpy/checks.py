@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luzpy.accelerator import Accelerator
 from luzpy.callback import Callback, check_callbacks
 from luzpy.callbacks.progress import is_interactive
+from luzpy.device import Accelerator
 from luzpy.loader import Options
 
 

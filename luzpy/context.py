@@ -16,7 +16,7 @@ from luzpy.errors import LuzError
 from luzpy.records import Records, get_metrics, metrics_frame, new_records
 
 if TYPE_CHECKING:
-    from luzpy.accelerator import Accelerator
+    from luzpy.device import Accelerator
 
 Optimizers = dict[str, torch.optim.Optimizer]
 
@@ -134,7 +134,7 @@ class Context:
     at_safe_point: list[Callable[[str], None]] = attrs.field(factory=list)
     stop_request: StopFit | None = None
     resume: Resume | None = None
-    _callbacks: list[Callback] = attrs.field(factory=list)
+    _callbacks: list[Callback] = attrs.field(factory=list, alias="callbacks")
     _hooks: dict[str, list[Hook]] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:

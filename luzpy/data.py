@@ -184,9 +184,8 @@ def _as_tensor(x: Any, name: str) -> torch.Tensor:
         )
     if array.dtype.kind not in "biufc":
         raise TypeError(f"`{name}` must hold numbers, got an array of dtype {array.dtype}.")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has few unsigned types
+    if array.dtype.kind == "u":
         _check_int64(array, name)
-        array = array.astype(np.int64)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # torch has no long double
         array = array.astype(np.float64)
     plain = array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative

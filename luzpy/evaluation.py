@@ -9,7 +9,6 @@ import attrs
 import pandas as pd
 from torch import nn
 
-from luzpy.accelerator import Accelerator
 from luzpy.build import build_loss, build_optimizers
 from luzpy.callback import Callback
 from luzpy.callbacks.metrics import Metrics
@@ -17,6 +16,7 @@ from luzpy.callbacks.profile import Profile
 from luzpy.callbacks.progress import Progress
 from luzpy.checks import check_accelerator, check_options, check_verbose, with_defaults
 from luzpy.context import Context, Optimizers
+from luzpy.device import Accelerator
 from luzpy.display import metric_lines
 from luzpy.loader import Options, eval_loader
 from luzpy.loop import bound, in_eval_mode, validate

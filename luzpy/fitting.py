@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
-from luzpy.accelerator import Accelerator
 from luzpy.build import build_loss, build_model, build_optimizers
 from luzpy.callback import Callback
 from luzpy.callbacks.interrupt import Interrupt
@@ -25,6 +24,7 @@ from luzpy.checks import (
 )
 from luzpy.context import Context
 from luzpy.data import split_dataset
+from luzpy.device import Accelerator
 from luzpy.fitted import FittedModule
 from luzpy.loader import Options, eval_loader, train_loader
 from luzpy.loop import run_fit
@@ -77,7 +77,7 @@ def fit(
         >>> x = torch.linspace(-1, 1, 64).reshape(-1, 1)
         >>> model = luz.setup(torch.nn.Linear, torch.nn.MSELoss(), torch.optim.SGD)
         >>> model = model.set_hparams(in_features=1, out_features=1).set_opt_hparams(lr=0.1)
-        >>> fitted = model.fit((x, 2 * x), epochs=20, verbose=False)
+        >>> fitted = model.fit((x, 2 * x), epochs=50, verbose=False)
         >>> fitted.predict(torch.tensor([[0.5]])).round(decimals=1)
         tensor([[1.]])
     """

@@ -221,9 +221,9 @@ def _gather_plan(loader: Iterable[Any]) -> Iterator[Any] | None:
     return _gather(loader, structure, rows, shuffled=order is not None)
 
 
-def _is_torchs_own(loader: DataLoader[Any]) -> bool:
+def _is_torchs_own(loader: Any) -> bool:
     """Whether the batch sampler is the one that the DataLoader made, as it made it."""
-    own = cast(Any, loader.batch_sampler)
+    own = loader.batch_sampler
     return (
         own.sampler is loader.sampler
         and own.batch_size == loader.batch_size
@@ -246,11 +246,23 @@ def _tensors_of(dataset: Any) -> tuple[Any, torch.Tensor | None] | None:
         subset = cast("Subset[Any]", dataset)
         if type(subset.dataset) in (TensorDataset, InMemoryDataset):
             structure, _ = cast("tuple[Any, None]", _tensors_of(subset.dataset))
-            rows = np.array(subset.indices)
-            usable = rows.ndim == 1 and rows.size and rows.dtype.kind in "iu"
-            if usable and 0 <= rows.min() and rows.max() < len(cast("Any", subset.dataset)):
-                return structure, torch.from_numpy(rows.astype(np.int64))
+            rows = _row_numbers(subset.indices, len(cast("Any", subset.dataset)))
+            return None if rows is None else (structure, rows)
     return None
+
+
+def _row_numbers(indices: Any, n_rows: int) -> torch.Tensor | None:
+    """A subset's rows, or None if they are not plain numbers from 0 to `n_rows - 1`."""
+    if type(indices) is torch.Tensor:
+        indices = indices.numpy(force=True)
+    if not isinstance(indices, (list, tuple, range, np.ndarray)):
+        return None  # a pandas Series, say, is indexed by its labels
+    rows = np.asarray(cast("Any", indices))
+    if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu":
+        return None
+    if rows.min() < 0 or rows.max() >= n_rows:
+        return None
+    return torch.tensor(rows, dtype=torch.int64)
 
 
 def _gather(
@@ -292,15 +304,14 @@ def _chunks(
         else:
             index = rows[start:stop]
             parts = [tensor.index_select(0, index.to(tensor.device)) for tensor in tensors]
-        for slices in zip(*(part.split(batch_size) for part in parts), strict=True):
-            # With `.data` autograd counts in-place changes of each batch by itself; plain slices
-            # share one count, and a change of one would invalidate the graphs of its neighbours.
-            columns = [part.data for part in slices]
-            yield columns if flat else _rebuild(structure, columns)
+        # Slices by `split` share autograd's count of in-place changes: a change of one batch would
+        # invalidate the graphs of its neighbours. Those by `unsafe_split` count for themselves.
+        for columns in zip(*(part.unsafe_split(batch_size) for part in parts), strict=True):
+            yield list(columns) if flat else _rebuild(structure, columns)
 
 
-def _rebuild(structure: Any, columns: list[torch.Tensor]) -> Any:
-    """The batch in the dataset's structure; tuples become lists, as in torch's `default_collate`."""
+def _rebuild(structure: Any, columns: tuple[torch.Tensor, ...]) -> Any:
+    """The batch in the dataset's structure; tuples become lists, as with `default_collate`."""
     remaining = iter(columns)
 
     def collated(item: Any) -> Any:
@@ -315,7 +326,7 @@ def _rebuild(structure: Any, columns: list[torch.Tensor]) -> Any:
 
 
 def batch_rows(batch: Any, input: Any, target: Any) -> int:
-    """How many rows a batch has: the length of the input, else of the target, else of any tensor."""
+    """How many rows a batch has: those of the input, else of the target, else of any tensor."""
     for part in (input, target):
         if isinstance(part, torch.Tensor) and part.ndim:
             return part.shape[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -159,7 +159,7 @@ def _skip_batches(ctx: Context, fetched: Iterator[Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def bound(ctx: Context) -> Iterator[None]:
+def bound(ctx: Context) -> Generator[None]:
     """Let the user's module read `self.ctx`, during the run and only then."""
     module = unwrapped(ctx.model)
     object.__setattr__(module, "ctx", ctx)
@@ -176,7 +176,7 @@ def bound(ctx: Context) -> Iterator[None]:
 
 
 @contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
+def in_eval_mode(model: nn.Module) -> Generator[None]:
     """Put every part of `model` in eval mode, and back into the mode it had."""
     modes = [(part, part.training) for part in model.modules()]
     model.eval()

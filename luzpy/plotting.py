@@ -56,11 +56,11 @@ def plot_history(metrics: pd.DataFrame) -> ggplot:
         raise ValueError("`x` must have metrics to plot, got none: not one epoch was completed.")
     n_panels = metrics["metric"].nunique()
     columns = min(3, n_panels)
-    # plotnine warns of a line through a single point.
-    lines = [geom_line(size=0.9)] if metrics["epoch"].nunique() > 1 else []
+    p = ggplot(metrics, aes("epoch", "value", colour="set"))
+    if metrics["epoch"].nunique() > 1:  # plotnine warns of a line through a single point
+        p += geom_line(size=0.9)
     return (
-        ggplot(metrics, aes("epoch", "value", colour="set"))
-        + lines
+        p
         + geom_point(size=1.8)
         + facet_wrap("metric", scales="free_y", ncol=columns)
         + scale_x_continuous(breaks=whole_breaks)

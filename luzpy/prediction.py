@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from luzpy.accelerator import Accelerator, to_device
 from luzpy.callback import Callback
 from luzpy.callbacks.progress import Progress
 from luzpy.checks import check_accelerator, check_options, check_verbose, with_defaults
 from luzpy.context import Context
+from luzpy.device import Accelerator, to_device
 from luzpy.loader import Options, eval_loader
 from luzpy.loop import in_eval_mode, predict_batches, unwrapped
 

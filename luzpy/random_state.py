@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,7 +56,7 @@ class RandomState:
 
 
 @contextmanager
-def preserved_random_state() -> Iterator[RandomState]:
+def preserved_random_state() -> Generator[RandomState]:
     """Leave the global random state as it was, also after an exception."""
     state = RandomState.current()
     try:

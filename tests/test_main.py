@@ -33,7 +33,14 @@ def test_the_suggestion_is_within_the_range_and_printed(demo):
 
 def test_one_line_an_epoch_where_nobody_watches(demo):
     _, run = demo
-    assert len(re.findall(r"^Epoch \d/3 - Train metrics: Loss: .* - Valid metrics: Loss: .*", run.stdout, re.M)) == 3
+    assert (
+        len(
+            re.findall(
+                r"^Epoch \d/3 - Train metrics: Loss: .* - Valid metrics: Loss: .*", run.stdout, re.M
+            )
+        )
+        == 3
+    )
     assert run.stderr == ""
 
 

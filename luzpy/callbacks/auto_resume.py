@@ -18,9 +18,9 @@ from luzpy.context import Context, Resume
 from luzpy.errors import LuzError
 from luzpy.files import container
 from luzpy.files.checkpoint import checkpoint_content, read_checkpoint, restore_checkpoint
-from luzpy.plain import first_foreign, plain, unplain
 from luzpy.loader import generators_of
 from luzpy.loop import unwrapped
+from luzpy.plain import first_foreign, plain, unplain
 from luzpy.random_state import RandomState
 
 

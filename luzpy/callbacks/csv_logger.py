@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO, final
+from typing import Any, final
 
 from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.errors import LuzError
+from luzpy.files.atomic import written_atomically
 
 KEYS = ("epoch", "set")
 
@@ -33,52 +34,33 @@ class CSVLogger(Callback):
         LuzError: In a resumed run: if the file is not one of this callback's.
 
     Examples:
-        >>> CSVLogger("metrics.csv")
+        >>> import luzpy as luz
+        >>> luz.callbacks.CSVLogger("metrics.csv")
         <luzpy.callbacks.CSVLogger: metrics.csv>
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser()
-        self._begin()
-
-    def _begin(self) -> None:
-        self._columns: list[str] = []
-        self._begun = False
+        self._rows: list[dict[str, Any]] | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
         """Start afresh."""
-        self._begin()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._rows = None
 
     def on_epoch_end(self, ctx: Context) -> None:
         """Write the epoch's rows."""
-        rows = _epoch_rows(ctx)
-        known = len(self._columns)
-        # Whether the run was resumed is known only now, after every callback's on_fit_begin.
-        kept = [] if self._begun or ctx.epoch == 1 else self._rows_before(ctx.epoch)
-        self._columns = _merged(self._columns, KEYS, *rows)
-        if not self._begun:
-            self._write_anew([*kept, *rows])
-        elif len(self._columns) > known:
-            self._write_anew([*self._rows_before(ctx.epoch), *rows])
-        else:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                self._write(file, rows)
-        self._begun = True
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"columns": list(self._columns)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self._columns = list(state["columns"])
+        if self._rows is None:
+            # Whether the run was resumed is known only now, after every callback's on_fit_begin.
+            self._rows = self._rows_before(ctx.epoch) if ctx.epoch > 1 else []
+        self._rows += _epoch_rows(ctx)
+        with written_atomically(self.path) as file:
+            file.write(_as_csv(self._rows).encode())
 
     def __repr__(self) -> str:
         return f"<luzpy.callbacks.CSVLogger: {self.path}>"
 
     def _rows_before(self, epoch: int) -> list[dict[str, Any]]:
-        """The file's rows of earlier epochs; their columns become ours."""
+        """The file's rows of earlier epochs."""
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
@@ -89,23 +71,17 @@ class CSVLogger(Callback):
                     f"`path` must be a file that CSVLogger wrote, to go on with it, got "
                     f"{str(self.path)!r} with the columns {columns}."
                 )
-            # A row cut short by a kill belongs to an epoch that is run again.
-            whole = [row for row in reader if None not in row.values() and row["epoch"].isdecimal()]
-        rows: list[dict[str, Any]] = [row for row in whole if int(row["epoch"]) < epoch]
-        self._columns = _merged(columns, self._columns)
-        return rows
+            return [row for row in reader if row["epoch"].isdecimal() and int(row["epoch"]) < epoch]
 
-    def _write_anew(self, rows: list[dict[str, Any]]) -> None:
-        # Beside the file and then in its place: a run that is killed meanwhile loses nothing.
-        beside = self.path.with_name(self.path.name + ".tmp")
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            self._write(file, [dict(zip(self._columns, self._columns, strict=True)), *rows])
-        beside.replace(self.path)
 
-    def _write(self, file: TextIO, rows: list[dict[str, Any]]) -> None:
-        csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    """The rows below a header of all their columns; what a row lacks is left blank."""
+    columns = list(dict.fromkeys(name for row in ({**dict.fromkeys(KEYS)}, *rows) for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _epoch_rows(ctx: Context) -> list[dict[str, Any]]:
@@ -114,8 +90,3 @@ def _epoch_rows(ctx: Context) -> list[dict[str, Any]]:
         if len(epochs) >= ctx.epoch and epochs[ctx.epoch - 1]:
             rows.append({"epoch": ctx.epoch, "set": split, **epochs[ctx.epoch - 1]})
     return rows
-
-
-def _merged(*names: Iterable[str]) -> list[str]:
-    """All names, each once, in the order of their first appearance."""
-    return list(dict.fromkeys(name for group in names for name in group))

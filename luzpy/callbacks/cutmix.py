@@ -34,7 +34,8 @@ class CutMix(Mixing):
     Source: Yun et al. 2019, "CutMix", arXiv:1905.04899.
 
     Examples:
-        >>> CutMix()
+        >>> import luzpy as luz
+        >>> luz.callbacks.CutMix()
         <luzpy.callbacks.CutMix: alpha 1>
     """
 

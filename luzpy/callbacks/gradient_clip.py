@@ -29,7 +29,8 @@ class GradientClip(Callback):
         ValueError: If `max_norm` is negative, or `norm_type` not positive.
 
     Examples:
-        >>> GradientClip(max_norm=1)
+        >>> import luzpy as luz
+        >>> luz.callbacks.GradientClip(max_norm=1)
         <luzpy.callbacks.GradientClip: max_norm 1, norm_type 2>
     """
 

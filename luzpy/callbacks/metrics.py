@@ -7,10 +7,10 @@ from typing import Any, final
 
 import torch
 
-from luzpy.accelerator import to_device
 from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.data import map_tensors
+from luzpy.device import to_device
 from luzpy.errors import LuzError
 from luzpy.metrics.base import Metric, named_values
 from luzpy.metrics.loss import LossAverage
@@ -124,4 +124,10 @@ def detached(pred: Any) -> Any:
 
 
 def _failure(ctx: Context, metric: Metric, method: str, err: Exception) -> LuzError:
-    return ctx.failure(f"`{method}` of the metric {metric.abbrev!r}", err)
+    failure = ctx.failure(f"`{method}` of the metric {metric.abbrev!r}", err)
+    if isinstance(ctx.target, tuple):
+        failure.add_note(
+            "The target is a tuple, as Mixup and CutMix make it: give metrics that want a tensor "
+            "to `setup` as MetricSet(valid_metrics=...)."
+        )
+    return failure

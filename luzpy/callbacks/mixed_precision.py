@@ -40,7 +40,8 @@ class MixedPrecision(Callback):
         ValueError: If `dtype` is another one.
 
     Examples:
-        >>> MixedPrecision(init_scale=1024.0)
+        >>> import luzpy as luz
+        >>> luz.callbacks.MixedPrecision(init_scale=1024.0)
         <luzpy.callbacks.MixedPrecision: dtype by device>
     """
 
@@ -130,7 +131,6 @@ class MixedPrecision(Callback):
         assert self._step is not None
         assert self.scaler is not None
         assert self._gradients is not None
-        self._unscale()
         if self._scaled:
             self._finite = bool(self.scaler.step(self._gradients))
             self.scaler.update()

@@ -33,7 +33,8 @@ class Mixup(Mixing):
     Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412.
 
     Examples:
-        >>> Mixup(auto_loss=True)
+        >>> import luzpy as luz
+        >>> luz.callbacks.Mixup(auto_loss=True)
         <luzpy.callbacks.Mixup: alpha 0.4>
     """
 

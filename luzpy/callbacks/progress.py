@@ -139,7 +139,9 @@ def open_bar(title: str, total: int | None) -> Any:
     """A tqdm bar, for the terminal or the notebook, that vanishes when closed."""
     from tqdm.auto import tqdm
 
-    in_terminal = {} if in_notebook() else {"file": sys.stdout, "dynamic_ncols": True}
+    in_terminal: dict[str, Any] = (
+        {} if in_notebook() else {"file": sys.stdout, "dynamic_ncols": True}
+    )
     if total is not None and not in_notebook():
         in_terminal["bar_format"] = (
             "{desc}: {n_fmt}/{total_fmt} [{bar:24}] - ETA: {remaining}{postfix}"

@@ -14,6 +14,9 @@ from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.loop import unwrapped
 
+# torch's histograms end below 1e20, and fail on what lies beyond or is not a number.
+LARGEST = 1e19
+
 
 @final
 class TFEvents(Callback):
@@ -35,7 +38,8 @@ class TFEvents(Callback):
         LuzError: In a run: if the model has no parameter of that name.
 
     Examples:
-        >>> TFEvents("logs", histograms=["fc.weight"])
+        >>> import luzpy as luz
+        >>> luz.callbacks.TFEvents("logs", histograms=["fc.weight"])
         <luzpy.callbacks.TFEvents: logs>
     """
 
@@ -63,7 +67,7 @@ class TFEvents(Callback):
                 self._writer(split, ctx.epoch).add_scalar(name, value, ctx.epoch)
         for name, parameter in self._parameters(ctx):
             values = parameter.detach().float()
-            values = values[values.isfinite()]  # TensorBoard refuses others
+            values = values[values.abs() < LARGEST]
             if values.numel():
                 self._writer("weights", ctx.epoch).add_histogram(name, values, ctx.epoch)
         for writer in self._writers.values():

@@ -11,9 +11,9 @@ from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.errors import LuzError
 from luzpy.files import container
-from luzpy.plain import first_foreign, plain, unplain
 from luzpy.files.saving import load_state
 from luzpy.loop import unwrapped
+from luzpy.plain import first_foreign, plain, unplain
 
 Path = str | os.PathLike[str]
 
@@ -24,7 +24,7 @@ def checkpoint_content(ctx: Context) -> dict[str, Any]:
     Raises:
         LuzError: If a callback's state holds more than tensors and plain values; it names both.
     """
-    content = {
+    content: dict[str, Any] = {
         "epoch": ctx.epoch,
         "records": plain(ctx.records),
         "model": unwrapped(ctx.model).state_dict(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import os
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -104,4 +104,4 @@ def _imported(name: str | None, path: Any) -> type[nn.Module]:
         ) from err
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise LuzError(f"{path} names {name!r} as its module, which is no nn.Module class.")
-    return cast("type[nn.Module]", found)
+    return found

@@ -11,8 +11,8 @@ from torch import nn
 
 from luzpy.errors import LuzError
 from luzpy.files import container
-from luzpy.plain import first_foreign, plain
 from luzpy.loop import unwrapped
+from luzpy.plain import first_foreign, plain
 
 if TYPE_CHECKING:
     from luzpy.fitted import FittedModule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from luzpy.accelerator import Accelerator, to_device
 from luzpy.callback import Callback, check_callbacks
 from luzpy.callbacks.auto_resume import AutoResume
 from luzpy.callbacks.early_stopping import EarlyStopping
@@ -27,6 +26,7 @@ from luzpy.callbacks.train_valid import TrainValid
 from luzpy.checks import check_accelerator, check_verbose, with_defaults
 from luzpy.context import Context
 from luzpy.data import tensors_in
+from luzpy.device import Accelerator, to_device
 from luzpy.errors import LuzError
 from luzpy.finder.lr_records import LRRecords
 from luzpy.finder.sweep import RecordLoss, StopRule, SweepLR, learning_rates
@@ -275,7 +275,7 @@ def _fixed_batches(model: LuzModule, loader: DataLoader[Any], count: int | None)
 
 
 @contextmanager
-def _restarting(loaders: Sequence[DataLoader[Any]]) -> Iterator[Any]:
+def _restarting(loaders: Sequence[DataLoader[Any]]) -> Generator[Any]:
     """A function that puts every random generator of the sweep back to where it is now.
 
     The user's own generators, in the loaders and their samplers, are put back at the end too; the
@@ -298,7 +298,7 @@ def _restarting(loaders: Sequence[DataLoader[Any]]) -> Iterator[Any]:
 
 
 @contextmanager
-def _bar(verbose: bool, total: int) -> Iterator[Any]:
+def _bar(verbose: bool, total: int) -> Generator[Any]:
     if not (verbose and is_interactive()):
         yield None
         return

@@ -183,7 +183,9 @@ def _x_axis(p: ggplot, log_x: bool) -> ggplot:
     if not log_x:
         return p + scale_x_continuous()
     return p + scale_x_log10(
-        breaks=log_breaks, labels=lambda breaks: [f"{value:g}" for value in breaks]
+        breaks=log_breaks,
+        minor_breaks=[],  # the theme hides them, and mizani fails to place them between few breaks
+        labels=lambda breaks: [f"{value:g}" for value in breaks],
     )
 
 

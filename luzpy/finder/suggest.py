@@ -63,23 +63,24 @@ def _check_descent(lr: Array, loss: Array, smoothed: Array) -> None:
     """Raise unless the smoothed loss falls by more than its noise, after the first rungs."""
     lowest = int(np.argmin(smoothed))
     drop = float(np.max(smoothed[: lowest + 1]) - smoothed[lowest])
-    # The noise of the raw loss, from its second differences (a trend drops out), by their median
-    # absolute value; the average's own is sqrt((1-β)/(1+β)) of it. Three of these are no accident.
-    noise = float(np.median(np.abs(np.diff(loss, 2)))) / (0.6745 * np.sqrt(6.0))
-    threshold = 3 * noise * np.sqrt((1 - BETA) / (1 + BETA))
-    scale = float(np.max(np.abs(smoothed)))
     if lowest == 0:
         raise NoSuggestionError(
             "The loss rises from the first rung on: it never falls. Start at a smaller `start_lr`."
-        )
-    if drop <= max(threshold, 1e-6 * scale):
-        raise NoSuggestionError(
-            "The loss never falls by more than its noise: raise `end_lr`, or take larger batches."
         )
     if lowest < 3:
         raise NoSuggestionError(
             f"The loss has its minimum in the first rungs, at {lr[lowest]:.2g}, and diverges at "
             "once after it: lower `start_lr`."
+        )
+    # The noise of the raw loss before it diverges, from its second differences (a trend drops out),
+    # by their median absolute value; the average's own is sqrt((1-β)/(1+β)) of it. Three of these
+    # are no accident.
+    noise = float(np.median(np.abs(np.diff(loss[: lowest + 1], 2)))) / (0.6745 * np.sqrt(6.0))
+    threshold = 3 * noise * np.sqrt((1 - BETA) / (1 + BETA))
+    scale = float(np.max(np.abs(smoothed[: lowest + 1])))
+    if drop <= max(threshold, 1e-6 * scale):
+        raise NoSuggestionError(
+            "The loss never falls by more than its noise: raise `end_lr`, or take larger batches."
         )
 
 

@@ -1,5 +1,6 @@
 """What is measured beside the loss."""
 
+from luzpy.metrics.auroc import BinaryAUROC, MulticlassAUROC
 from luzpy.metrics.base import Metric
 from luzpy.metrics.classification import Accuracy, BinaryAccuracy, BinaryAccuracyWithLogits
 from luzpy.metrics.metric_set import MetricSet
@@ -10,8 +11,10 @@ __all__ = [
     "MSE",
     "RMSE",
     "Accuracy",
+    "BinaryAUROC",
     "BinaryAccuracy",
     "BinaryAccuracyWithLogits",
     "Metric",
     "MetricSet",
+    "MulticlassAUROC",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, cast, final
 
 import torch
 
-from luzpy.metrics.base import Metric
+from luzpy.metrics.base import Metric, load_torchmetrics_state, torchmetrics_state
 from luzpy.metrics.shapes import aligned
 
 AVERAGES = ("micro", "macro", "weighted", "none")
@@ -38,8 +39,8 @@ class BinaryAUROC(Metric):
             targets not 0 or 1.
 
     Examples:
-        >>> import torch
-        >>> auroc = BinaryAUROC()
+        >>> import luzpy as luz, torch
+        >>> auroc = luz.metrics.BinaryAUROC()
         >>> auroc.update(torch.tensor([0.9, 0.8, 0.4]), torch.tensor([1, 1, 1]))
         >>> auroc.update(torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0, 0, 0]))
         >>> round(auroc.compute(), 4)
@@ -73,6 +74,15 @@ class BinaryAUROC(Metric):
         """The area."""
         return self._curve.compute()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return self._curve.state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.reset()
+        self._curve.load(state)
+
 
 class MulticlassAUROC(Metric):
     """The areas under the ROC curves of the classes, each against all others.
@@ -97,8 +107,8 @@ class MulticlassAUROC(Metric):
             were not in [0, 1] or targets no classes.
 
     Examples:
-        >>> import torch
-        >>> auroc = MulticlassAUROC(average="none")
+        >>> import luzpy as luz, torch
+        >>> auroc = luz.metrics.MulticlassAUROC(average="none")
         >>> preds = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.5, 0.2], [0.2, 0.2, 0.6]])
         >>> auroc.update(preds, torch.tensor([0, 1, 2]))
         >>> auroc.compute()
@@ -143,10 +153,7 @@ class MulticlassAUROC(Metric):
             scores = scores.softmax(1)
         target = target.reshape(-1)
         if self._curve is None:
-            if self.average == "micro":
-                self._curve = _BinaryCurve(self.thresholds)
-            else:
-                self._curve = _MulticlassCurves(self.thresholds, classes)
+            self._curve = self._new_curve(classes)
         if isinstance(self._curve, _BinaryCurve):
             one_hot = target[:, None] == torch.arange(classes, device=target.device)
             unknown = (target < 0) | (target >= classes)
@@ -169,25 +176,81 @@ class MulticlassAUROC(Metric):
         counted = [(area, n) for area, n in zip(areas, rows, strict=True) if n]
         return sum(area * n for area, n in counted) / sum(rows)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {} if self._curve is None else self._curve.state()
 
-class _BinaryCurve:
-    """Scores in [0, 1] and targets 0 or 1, accumulated. Nothing is read from the device before
-    `compute`.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.reset()
+        if state:
+            self._curve = self._new_curve(state["classes"])
+            self._curve.load(state)
+
+    def _new_curve(self, classes: int) -> _BinaryCurve | _MulticlassCurves:
+        if self.average == "micro":
+            return _BinaryCurve(self.thresholds)
+        return _MulticlassCurves(self.thresholds, classes)
+
+
+class _Curve(ABC):
+    """Scores in [0, 1] and targets, accumulated; nothing is read from the device before the end.
+
+    Args:
+        thresholds: Where to count; None to keep everything.
+        classes: How many classes the targets have.
     """
 
-    def __init__(self, thresholds: torch.Tensor | None) -> None:
+    def __init__(self, thresholds: torch.Tensor | None, classes: int) -> None:
         self.thresholds = thresholds
+        self.classes = classes
         self.metric: Any = None
+
+    @abstractmethod
+    def _torchmetric(self) -> Any:
+        """A fresh metric of torchmetrics', imported only now."""
+
+    def _start(self, device: torch.device) -> None:
+        if self.metric is None:
+            self.metric = self._torchmetric().to(device)
+            self.counts = torch.zeros(self.classes, dtype=torch.int64, device=device)
+            self.faults = _Faults(device)
+
+    def state(self) -> dict[str, Any]:
+        """Everything accumulated, as tensors and plain values; empty before the first batch."""
+        if self.metric is None:
+            return {}
+        return {
+            "classes": self.classes,
+            "metric": torchmetrics_state(self.metric),
+            "counts": self.counts,
+            "faults": vars(self.faults),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        if state:
+            self._start(state["counts"].device)
+            load_torchmetrics_state(self.metric, state["metric"])
+            self.counts = state["counts"]
+            vars(self.faults).update(state["faults"])
+
+
+@final
+class _BinaryCurve(_Curve):
+    """One class against another."""
+
+    def __init__(self, thresholds: torch.Tensor | None) -> None:
+        super().__init__(thresholds, classes=2)
+
+    def _torchmetric(self) -> Any:
+        from torchmetrics.classification import BinaryAUROC as TorchBinaryAUROC
+
+        return cast(Any, TorchBinaryAUROC)(thresholds=self.thresholds, validate_args=False)
 
     def update(self, scores: torch.Tensor, target: torch.Tensor) -> None:
         """Take in one batch, both flat."""
-        if self.metric is None:
-            from torchmetrics.classification import BinaryAUROC as TorchBinaryAUROC
-
-            metric = cast(Any, TorchBinaryAUROC)(thresholds=self.thresholds, validate_args=False)
-            self.metric = metric.to(scores.device)
-            self.counts = torch.zeros(2, dtype=torch.int64, device=scores.device)
-            self.faults = _Faults(scores.device)
+        self._start(scores.device)
         positive = target == 1
         scores = self.faults.noted(scores, ~(positive | (target == 0)))
         self.counts += torch.stack((positive.sum(), (~positive).sum()))
@@ -198,22 +261,25 @@ class _BinaryCurve:
         self.faults.targets |= wrong_targets.any()
 
     def compute(self) -> float:
+        """The area, NaN where there is none."""
         if self.metric is None or self.faults.any() or not self.counts.all():
             return float("nan")
         return float(self.metric.compute())
 
 
-class _MulticlassCurves:
-    """Scores in [0, 1] of several classes, each against all others, accumulated."""
+@final
+class _MulticlassCurves(_Curve):
+    """Several classes, each against all others."""
 
-    def __init__(self, thresholds: torch.Tensor | None, classes: int) -> None:
+    def _torchmetric(self) -> Any:
         from torchmetrics.classification import MulticlassAUROC as TorchMulticlassAUROC
 
-        self.classes = classes
-        self.metric: Any = cast(Any, TorchMulticlassAUROC)(
-            num_classes=classes, average="none", thresholds=thresholds, validate_args=False
+        return cast(Any, TorchMulticlassAUROC)(
+            num_classes=self.classes,
+            average="none",
+            thresholds=self.thresholds,
+            validate_args=False,
         )
-        self.counts: Any = None
 
     def update(self, scores: torch.Tensor, target: torch.Tensor) -> None:
         """Take in one batch."""
@@ -222,10 +288,7 @@ class _MulticlassCurves:
                 f"`preds` must have the same classes in every batch, {self.classes}, got "
                 f"{scores.shape[1]}."
             )
-        if self.counts is None:
-            self.metric = self.metric.to(scores.device)
-            self.counts = torch.zeros(self.classes, dtype=torch.int64, device=scores.device)
-            self.faults = _Faults(scores.device)
+        self._start(scores.device)
         unknown = (target < 0) | (target >= self.classes)
         scores = self.faults.noted(scores, unknown)
         target = target.long().masked_fill(unknown, 0)

@@ -105,7 +105,8 @@ class TorchMetric(Metric):
 
     def __init__(self, metric: Any) -> None:
         self.metric = metric
-        self.abbrev = type(metric).__name__
+        # The rows of a MetricCollection have the names that it gives them.
+        self.abbrev = "" if hasattr(metric, "items") else type(metric).__name__
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -122,22 +123,13 @@ class TorchMetric(Metric):
         return self.metric.compute()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the accumulated states, and how many updates they hold."""
-        return {
-            name: {
-                "states": {key: getattr(metric, key) for key in metric._defaults},
-                "updates": metric._update_count,
-            }
-            for name, metric in self._parts()
-        }
+        """What a checkpoint keeps."""
+        return {name: torchmetrics_state(metric) for name, metric in self._parts()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         for name, metric in self._parts():
-            for key, value in state[name]["states"].items():
-                setattr(metric, key, value)
-            metric._update_count = state[name]["updates"]
-            metric._computed = None
+            load_torchmetrics_state(metric, state[name])
 
     def _parts(self) -> list[tuple[str, Any]]:
         if hasattr(self.metric, "items"):  # a MetricCollection; its groups share states
@@ -147,6 +139,20 @@ class TorchMetric(Metric):
     def _device(self) -> Any:
         first = next(iter(self.metric.values()), None) if hasattr(self.metric, "values") else None
         return getattr(self.metric if first is None else first, "device", None)
+
+
+def torchmetrics_state(metric: Any) -> dict[str, Any]:
+    """What a `torchmetrics.Metric` has accumulated, and how many updates that were."""
+    states = {name: getattr(metric, name) for name in metric._defaults}
+    return {"states": states, "updates": metric._update_count}
+
+
+def load_torchmetrics_state(metric: Any, state: dict[str, Any]) -> None:
+    """Let a `torchmetrics.Metric` go on from a state."""
+    for name, value in state["states"].items():
+        setattr(metric, name, value)
+    metric._update_count = state["updates"]
+    metric._computed = None
 
 
 def as_metric(given: Any) -> Metric:
@@ -209,7 +215,7 @@ def named_values(abbrev: str, value: Any) -> dict[str, float]:
             ) from None
     rows: dict[str, float] = {}
     for key, part in parts:
-        rows |= named_values(f"{name}_{key}", part)
+        rows |= named_values(f"{name}_{key}" if name else str(key), part)
     return rows
 
 

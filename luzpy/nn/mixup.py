@@ -36,9 +36,9 @@ def mixup(
     Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412.
 
     Examples:
-        >>> import torch
+        >>> import luzpy as luz, torch
         >>> x, y = torch.ones(3, 2), torch.tensor([0, 1, 2])
-        >>> mixed, ((y1, y2), weight) = mixup(x, y, torch.tensor([0.5, 0.6, 0.7]))
+        >>> mixed, ((y1, y2), weight) = luz.nn.mixup(x, y, torch.tensor([0.5, 0.6, 0.7]))
         >>> mixed.shape, y1
         (torch.Size([3, 2]), tensor([0, 1, 2]))
     """
@@ -126,8 +126,8 @@ class MixupLoss(nn.Module):
         ValueError: If it has no `reduction`.
 
     Examples:
-        >>> import torch
-        >>> loss = MixupLoss(torch.nn.MSELoss())
+        >>> import luzpy as luz, torch
+        >>> loss = luz.nn.MixupLoss(torch.nn.MSELoss())
         >>> y1, y2 = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 2.0])
         >>> loss(torch.zeros(2), ((y1, y2), torch.tensor([0.5, 1.0])))
         tensor(2.2500)

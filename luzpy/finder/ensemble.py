@@ -1,0 +1,120 @@
+"""Many small models trained at once: one module of all their weights, through `torch.func`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+
+# These update every weight by itself, so that weights stacked along a new dimension are updated
+# as they would be apart. Others (LBFGS, Adafactor) look at a whole tensor.
+ELEMENTWISE: tuple[type[torch.optim.Optimizer], ...] = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.Adamax,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+)
+
+# Larger models keep the processor busy alone: training them together gains nothing.
+MAX_PARAMETERS = 200_000
+
+
+class Ensemble(nn.Module):
+    """Models of one architecture as one module: the same input, a prediction from each.
+
+    Args:
+        models: The models. Their weights are copied.
+
+    Attributes:
+        losses: The loss of each model in the batch at hand, of shape (models,).
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.base = copy.deepcopy(models[0]).requires_grad_(False)
+        parameters, buffers = stack_module_state(list(models))
+        self.names = list(parameters)
+        self.weights = nn.ParameterList(
+            nn.Parameter(parameters[name].detach().clone()) for name in self.names
+        )
+        self.state = {name: buffer.clone() for name, buffer in buffers.items()}
+        self.losses = torch.zeros(len(models))
+
+    def forward(self, x: Any) -> Any:
+        """The models' predictions, stacked along a new first dimension."""
+
+        def one(weights: dict[str, Any], state: dict[str, Any]) -> Any:
+            return functional_call(self.base, (weights, state), (x,))
+
+        weights = dict(zip(self.names, self.weights, strict=True))
+        return vmap(one, randomness="same")(weights, self.state)
+
+    def together(
+        self, loss_fn: Callable[[Any, Any], torch.Tensor]
+    ) -> Callable[[Any, Any], torch.Tensor]:
+        """A loss whose gradient is each model's own: the sum over the models."""
+
+        def total(preds: Any, target: Any) -> torch.Tensor:
+            def one(pred: Any) -> torch.Tensor:
+                return loss_fn(pred, target)
+
+            losses = vmap(one, randomness="same")(preds)
+            self.losses = losses.detach()
+            return losses.sum()
+
+        return total
+
+
+def why_apart(
+    models: Sequence[nn.Module],
+    optimizers: dict[str, torch.optim.Optimizer],
+    loss_fn: Callable[[Any, Any], torch.Tensor],
+    x: Any,
+    target: Any,
+) -> str | None:
+    """Why these models cannot be trained together; None if they can.
+
+    They can if the predictions and losses of a batch, in train mode and from the same random
+    state, are those of each model alone.
+    """
+    if len(optimizers) != 1 or type(next(iter(optimizers.values()))) not in ELEMENTWISE:
+        return "the optimizer does not update every weight by itself"
+    if sum(p.numel() for p in models[0].parameters()) > MAX_PARAMETERS:
+        return "the model is too large to gain by it"
+    if isinstance(loss_fn, nn.Module) and next(loss_fn.parameters(), None) is not None:
+        return "the loss has parameters"
+    state = torch.get_rng_state()
+    try:
+        # Copies: a forward pass in train mode changes buffers.
+        ensemble = Ensemble([copy.deepcopy(model) for model in models]).train()
+        with torch.no_grad():
+            ensemble.together(loss_fn)(ensemble(x), target)
+            for model, together in zip(models, ensemble.losses, strict=True):
+                torch.set_rng_state(state)
+                apart = copy.deepcopy(model).train()
+                loss = loss_fn(apart(x), target)
+                if not torch.allclose(loss, together, rtol=1e-4, atol=1e-6):
+                    return "the model does not give the same losses under torch.func.vmap"
+    except Exception as err:
+        return f"torch.func.vmap cannot run the model ({type(err).__name__})"
+    finally:
+        torch.set_rng_state(state)
+    return None
+
+
+def swap_parameters(optimizer: torch.optim.Optimizer, model: nn.Module, ensemble: Ensemble) -> None:
+    """Make an optimizer of `model` one of the ensemble's weights, with the groups it has."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    stacked = dict(zip(ensemble.names, ensemble.weights, strict=True))
+    for group in optimizer.param_groups:
+        parameters = cast("list[nn.Parameter]", group["params"])
+        group["params"] = [stacked[names[id(parameter)]] for parameter in parameters]

@@ -1,0 +1,42 @@
+"""The names of R luz, and what each is called here."""
+
+from __future__ import annotations
+
+FROM_R: dict[str, str] = {
+    "accelerator": "luz.Accelerator",
+    "luz_callback": "luz.Callback",
+    "luz_callback_auto_resume": "luz.callbacks.AutoResume",
+    "luz_callback_csv_logger": "luz.callbacks.CSVLogger",
+    "luz_callback_early_stopping": "luz.callbacks.EarlyStopping",
+    "luz_callback_gradient_clip": "luz.callbacks.GradientClip",
+    "luz_callback_interrupt": "luz.callbacks.Interrupt",
+    "luz_callback_keep_best_model": "luz.callbacks.KeepBestModel",
+    "luz_callback_lr_scheduler": "luz.callbacks.LRScheduler",
+    "luz_callback_metrics": "luz.callbacks.Metrics",
+    "luz_callback_mixed_precision": "luz.callbacks.MixedPrecision",
+    "luz_callback_mixup": "luz.callbacks.Mixup",
+    "luz_callback_model_checkpoint": "luz.callbacks.ModelCheckpoint",
+    "luz_callback_profile": "luz.callbacks.Profile",
+    "luz_callback_progress": "luz.callbacks.Progress",
+    "luz_callback_resume_from_checkpoint": "luz.callbacks.ResumeFromCheckpoint",
+    "luz_callback_tfevents": "luz.callbacks.TFEvents",
+    "luz_callback_train_valid": "luz.callbacks.TrainValid",
+    "luz_load": "luz.load",
+    "luz_load_checkpoint": "luz.load_checkpoint",
+    "luz_load_model_weights": "luz.load_model_weights",
+    "luz_metric": "luz.Metric",
+    "luz_metric_accuracy": "luz.metrics.Accuracy",
+    "luz_metric_binary_accuracy": "luz.metrics.BinaryAccuracy",
+    "luz_metric_binary_accuracy_with_logits": "luz.metrics.BinaryAccuracyWithLogits",
+    "luz_metric_binary_auroc": "luz.metrics.BinaryAUROC",
+    "luz_metric_mae": "luz.metrics.MAE",
+    "luz_metric_mse": "luz.metrics.MSE",
+    "luz_metric_multiclass_auroc": "luz.metrics.MulticlassAUROC",
+    "luz_metric_rmse": "luz.metrics.RMSE",
+    "luz_metric_set": "luz.metrics.MetricSet",
+    "luz_save": "luz.save",
+    "luz_save_model_weights": "luz.save_model_weights",
+    "nn_mixup_loss": "luz.nn.MixupLoss",
+    "nnf_mixup": "luz.nn.mixup",
+}
+"""R name → luzpy name, for every export of R luz 0.5.0 that is called otherwise here."""

@@ -1,0 +1,272 @@
+import matplotlib.colors
+import matplotlib.image
+import matplotlib.pyplot as plt
+import matplotlib.text
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from plotnine import coord_cartesian, ggplot
+
+import luzpy as luz
+from luzpy.finder.plot import log_breaks
+
+N = 60
+LR = np.geomspace(1e-6, 1, N + 1)[1:]
+X = np.log10(LR)
+
+
+def curve(center=-3.0, rise=0.3):
+    return 2 - 1 / (1 + np.exp(-4 * (X - center))) + rise * np.clip(X - center - 1, 0, None)
+
+
+def averaged(loss, beta=0.9):
+    """The bias-corrected exponential average, from its definition."""
+    weights = beta ** np.arange(len(loss))
+    return np.array(
+        [weights[:n] @ loss[:n][::-1] / weights[:n].sum() for n in range(1, len(loss) + 1)]
+    )
+
+
+def single(loss=None, **columns):
+    return luz.LRRecords({"lr": LR, "loss": curve() if loss is None else loss, **columns})
+
+
+CENTERS = [-4, -3.5, -3, -2.5, -2]
+
+
+def several_runs():
+    return pd.concat([single(curve(c)).assign(run=i) for i, c in enumerate(CENTERS, 1)])
+
+
+def diverging():
+    return single(curve() + np.where(X > -1, 100 ** np.clip(X + 1, 0, None) - 1, 0) * 1e6)
+
+
+@pytest.fixture
+def axes():
+    """Draws a plot and returns its axes."""
+    drawn = []
+
+    def draw(p):
+        drawn.append(p.draw())
+        return drawn[-1].axes[0]
+
+    yield draw
+    for figure in drawn:
+        plt.close(figure)
+
+
+def line(ax, colour):
+    found = [
+        artist
+        for artist in ax.lines
+        if artist.get_color() != "none"
+        and matplotlib.colors.to_hex(artist.get_color()) == matplotlib.colors.to_hex(colour)
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def texts(ax):
+    return {text.get_text() for text in ax.figure.findobj(matplotlib.text.Text)}
+
+
+# ---------------------------------------------------------------- what is drawn
+
+
+def test_r_plot_is_the_raw_loss_dotted_and_the_smoothed_in_cyan(axes):
+    # R: lr-finder.R, plot.lr_records() (test-lr-finder.R, "lr_finder works" draws it)
+    ax = axes(single().plot())
+    raw, smoothed = line(ax, "black"), line(ax, "cyan")
+    assert raw.get_linestyle() == ":"
+    assert smoothed.get_linestyle() == "-"
+    assert np.asarray(raw.get_xdata()) == pytest.approx(X)
+    assert np.asarray(raw.get_ydata()) == pytest.approx(curve())
+    assert np.asarray(smoothed.get_ydata()) == pytest.approx(averaged(curve()))
+    assert {"Learning Rate", "Loss"} <= texts(ax)
+
+
+def test_method_and_function_draw_the_same(axes):
+    a, b = axes(single().plot(beta=0.5)), axes(luz.plot(single(), beta=0.5))
+    assert np.array_equal(line(a, "cyan").get_ydata(), line(b, "cyan").get_ydata())
+
+
+def test_beta_changes_the_smoothed_line_alone(axes):
+    ax = axes(single().plot(beta=0.5))
+    assert np.asarray(line(ax, "cyan").get_ydata()) == pytest.approx(averaged(curve(), 0.5))
+    assert np.asarray(line(ax, "black").get_ydata()) == pytest.approx(curve())
+
+
+def test_a_linear_axis_on_request(axes):
+    ax = axes(single().plot(log_x=False))
+    assert np.asarray(line(ax, "cyan").get_xdata()) == pytest.approx(LR)
+
+
+def test_the_axis_says_the_rates_themselves(axes):
+    assert {"1e-06", "0.001", "1"} <= texts(axes(single().plot()))
+
+
+def test_validation_is_a_line_of_its_own(axes):
+    valid = curve(-2.5)
+    ax = axes(single(valid_loss=valid).plot())
+    assert np.asarray(line(ax, "#e67e22").get_ydata()) == pytest.approx(averaged(valid))
+
+
+def test_runs_are_their_median_and_a_band_of_10_to_90_percent(axes):
+    ax = axes(several_runs().plot())
+    smoothed = np.array([averaged(curve(center)) for center in CENTERS])
+    assert np.asarray(line(ax, "cyan").get_ydata()) == pytest.approx(np.median(smoothed, axis=0))
+    corners = ax.collections[0].get_paths()[0].vertices
+    for quantile in (0.1, 0.9):
+        expected = np.quantile(smoothed, quantile, axis=0)
+        distance = [
+            np.abs(corners - point).sum(axis=1).min() for point in zip(X, expected, strict=True)
+        ]
+        assert max(distance) < 1e-9
+    assert not [artist for artist in ax.lines if artist.get_linestyle() == ":"]
+
+
+def test_suggest_marks_the_suggestion_and_the_range(axes):
+    late = single(2 - np.clip((X + 5) / 3, 0, None) ** 0.5)  # so that the range is not empty
+    ax = axes(late.plot(suggest=True))
+    marks = [path for c in ax.collections for path in c.get_paths()]
+    at = [sorted(set(path.vertices[:, 0].round(6))) for path in marks]
+    table = late.suggestions().set_index("method")
+    low, high = np.log10(table.loc["range", ["low", "high"]].to_numpy(float))
+    assert [round(np.log10(late.suggest()), 6)] in at
+    assert [round(low, 6), round(high, 6)] in at
+    assert not axes(late.plot()).collections
+
+
+def test_suggest_marks_nothing_where_there_is_nothing_to_suggest(axes):
+    ax = axes(single(np.linspace(1, 2, N)).plot(suggest=True))
+    assert not ax.collections
+
+
+# ---------------------------------------------------------------- the y range
+
+
+def test_divergence_does_not_squash_the_plot(axes):
+    low, high = axes(diverging().plot()).get_ylim()
+    assert low < averaged(diverging()["loss"].to_numpy()).min()
+    assert 2 < high < 4
+
+
+def test_a_plot_that_fits_is_shown_whole(axes):
+    low, high = axes(single().plot()).get_ylim()
+    assert low < curve().min()
+    assert high > curve().max()
+
+
+def test_the_users_y_range_wins(axes):
+    low, high = axes(diverging().plot() + coord_cartesian(ylim=(None, 50))).get_ylim()
+    assert 50 <= high < 53
+    assert low < 2
+
+
+def test_a_negative_loss_is_shown_in_its_range(axes):
+    shifted = diverging().assign(loss=lambda r: r["loss"] - 100)
+    low, high = axes(shifted.plot()).get_ylim()
+    assert -100 < low < -98
+    assert -98 < high < -96
+
+
+# ---------------------------------------------------------------- several records
+
+
+def test_several_records_are_lines_with_labels(axes):
+    others = [single(curve(-4)), single(curve(-2))[:40]]
+    ax = axes(luz.plot(others, labels=["batch 32", "batch 512"]))
+    first, second = ax.lines
+    assert np.asarray(first.get_ydata()) == pytest.approx(averaged(curve(-4)))
+    assert np.asarray(second.get_ydata()) == pytest.approx(averaged(curve(-2))[:40])
+    assert first.get_color() != second.get_color()
+    assert {"batch 32", "batch 512"} <= texts(ax)
+    assert {"Learning Rate", "Loss"} <= texts(ax)
+
+
+def test_several_records_are_numbered_without_labels(axes):
+    assert {"1", "2"} <= texts(axes(luz.plot([single(curve(-4.2)), single(curve(-2.2))])))
+
+
+def test_labels_keep_the_order_given(axes):
+    ax = axes(luz.plot((single(curve(-4)), single(curve(-2))), labels=["z", "a"]))
+    assert np.asarray(ax.lines[0].get_ydata()) == pytest.approx(averaged(curve(-4)))
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "error", "message"),
+    [
+        ([], None, ValueError, "`x` must hold at least one"),
+        ([single()], ["a", "b"], ValueError, "`labels` must be as many as the 1 records, got 2"),
+        ([single(), 3], None, TypeError, "`x` must hold LRRecords, got int"),
+        ([pd.DataFrame(single())], None, TypeError, "`x` must hold LRRecords, got DataFrame"),
+    ],
+)
+def test_a_list_that_cannot_be_drawn_is_an_error(x, labels, error, message):
+    with pytest.raises(error, match=message):
+        luz.plot(x, labels=labels)
+
+
+# ---------------------------------------------------------------- every picture, saved
+
+
+def real_records():
+    torch.manual_seed(0)
+    x = torch.randn(64, 4)
+    model = luz.setup(
+        lambda: torch.nn.Linear(4, 1), lambda i, t: i.square().mean(), torch.optim.SGD, seed=1
+    )
+    return model.lr_finder(x, 30, 1e-3, 1e20, runs=2, valid_data=x, verbose=False)
+
+
+NOT_FINITE = [2.0] * (N - 4) + [np.inf, np.nan, np.nan, np.nan]
+PICTURES = {
+    "one": lambda: single().plot(),
+    "suggestion": lambda: single().plot(suggest=True),
+    "linear": lambda: single().plot(log_x=False, suggest=True),
+    "runs": lambda: several_runs().plot(suggest=True),
+    "validation": lambda: single(valid_loss=curve(-2)).plot(),
+    "runs and validation": lambda: several_runs().assign(valid_loss=1.0).plot(),
+    "diverging": lambda: diverging().plot(suggest=True),
+    "zoomed": lambda: diverging().plot() + coord_cartesian(ylim=(None, 5)),
+    "not finite": lambda: single(np.array(NOT_FINITE) - X).plot(),
+    "validation not finite": lambda: single(valid_loss=NOT_FINITE).plot(),
+    "constant": lambda: single(np.ones(N)).plot(suggest=True),
+    "two rungs": lambda: single()[:2].plot(suggest=True),
+    "several": lambda: luz.plot([single(curve(-4)), single()[:30]], labels=["a", "b"]),
+    "several with runs": lambda: luz.plot([several_runs(), single(), diverging()]),
+    "real": lambda: real_records().plot(suggest=True),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_it_is_saved_as_a_picture_without_a_warning(name, tmp_path):
+    p = PICTURES[name]()
+    assert isinstance(p, ggplot)
+    p.save(tmp_path / "plot.png", dpi=60, verbose=False)
+    pixels = matplotlib.image.imread(tmp_path / "plot.png")
+    assert pixels.shape[:2] == (240, 384)
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    coloured = np.abs(red - green) + np.abs(green - blue) > 0.3
+    assert coloured.sum() > 100
+
+
+@pytest.mark.parametrize(("rows", "n"), [(slice(0, 0), 0), (slice(0, 1), 1), (slice(N - 4, N), 0)])
+def test_less_than_two_finite_rungs_cannot_be_drawn(rows, n):
+    with pytest.raises(ValueError, match=f"at least two rungs with a finite loss .*got {n}"):
+        single(np.array(NOT_FINITE))[rows].plot()
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((1.15e-6, 1), [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1]),
+        ((1e-9, 1), [1e-9, 1e-7, 1e-5, 1e-3, 1e-1]),
+        ((2e-3, 8e-3), [2e-3, 5e-3]),
+        ((1e-3, 1e-2), [1e-3, 2e-3, 5e-3, 1e-2]),
+    ],
+)
+def test_log_breaks_are_decades_or_finer_where_these_are_few(limits, expected):
+    assert log_breaks(limits) == expected

@@ -1,0 +1,113 @@
+"""What holds for every metric that `setup` takes."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torchmetrics
+from torch import nn
+
+import luzpy as luz
+from luzpy.metrics import MAE, MSE, RMSE, Accuracy, BinaryAccuracy, BinaryAccuracyWithLogits
+from luzpy.metrics.base import as_metric
+
+
+def bias(preds, target):
+    return (preds.flatten() - target.flatten()).mean()
+
+
+METRICS = [
+    Accuracy(),
+    BinaryAccuracy(),
+    BinaryAccuracyWithLogits(),
+    MAE(),
+    MSE(),
+    RMSE(),
+    bias,
+    torchmetrics.MeanSquaredError(),
+    torchmetrics.classification.BinaryAccuracy(),
+]
+every_metric = pytest.mark.parametrize(
+    "given", METRICS, ids=lambda m: getattr(m, "__name__", type(m).__name__)
+)
+
+
+def batch(given, seed, rows=6):
+    g = torch.Generator().manual_seed(seed)
+    target = torch.randint(2, (rows,), generator=g)
+    shape = (rows, 2) if isinstance(given, Accuracy) else (rows,)
+    return torch.rand(shape, generator=g), target
+
+
+def value_of(metric, batches):
+    for preds, target in batches:
+        metric.update(preds, target)
+    return float(metric.compute())
+
+
+@every_metric
+def test_reset_forgets_all_batches(given):
+    metric = as_metric(copy.deepcopy(given))
+    one, two = batch(given, 1), batch(given, 2)
+    fresh = value_of(metric, [two])
+    metric.reset()
+    assert value_of(metric, [one, two]) == pytest.approx(value_of(metric, []))
+    metric.reset()
+    assert value_of(metric, [two]) == fresh
+
+
+@every_metric
+def test_the_order_of_batches_does_not_matter(given):
+    batches = [batch(given, seed, rows=seed + 1) for seed in range(4)]
+    forth = value_of(as_metric(copy.deepcopy(given)), batches)
+    back = value_of(as_metric(copy.deepcopy(given)), batches[::-1])
+    assert forth == pytest.approx(back, rel=1e-6)
+
+
+@every_metric
+def test_how_rows_are_batched_does_not_matter(given):
+    preds, target = batch(given, 3, rows=11)
+    whole = value_of(as_metric(copy.deepcopy(given)), [(preds, target)])
+    ragged = value_of(
+        as_metric(copy.deepcopy(given)), zip(preds.split(4), target.split(4), strict=True)
+    )
+    assert ragged == pytest.approx(whole, rel=1e-5)
+
+
+@every_metric
+def test_batches_are_not_changed(given):
+    preds, target = batch(given, 4)
+    before = preds.clone(), target.clone()
+    as_metric(copy.deepcopy(given)).update(preds, target)
+    assert torch.equal(preds, before[0])
+    assert torch.equal(target, before[1])
+
+
+@pytest.mark.parametrize("given", METRICS[:7])
+def test_without_a_batch_it_is_not_a_number(given):
+    metric = as_metric(given)
+    metric.reset()
+    assert math.isnan(metric.compute())
+
+
+@every_metric
+def test_a_run_never_changes_the_template(given):
+    given = copy.deepcopy(given)
+    state = {k: copy.deepcopy(v) for k, v in vars(as_metric(given)).items() if k != "metric"}
+    out = 2 if isinstance(given, Accuracy) else 1
+    loss = nn.CrossEntropyLoss() if out == 2 else nn.BCEWithLogitsLoss()
+    target = torch.randint(2, (40,)) if out == 2 else torch.randint(2, (40, 1)).float()
+
+    def make():
+        return nn.Sequential(nn.Linear(3, out), nn.Identity() if out == 2 else nn.Sigmoid())
+
+    model = luz.setup(make, loss, torch.optim.SGD, given)
+    data, options = (torch.randn(40, 3), target), {"batch_size": 8}
+    fitted = model.fit(data, 2, valid_data=0.3, verbose=False, dataloader_options=options)
+    fitted.evaluate(data, verbose=False)
+    (template,) = model.metrics.train
+    assert {k: v for k, v in vars(template).items() if k != "metric"} == state
+    if isinstance(given, torchmetrics.Metric):
+        assert template.metric is given
+        assert not given.update_called

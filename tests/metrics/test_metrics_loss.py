@@ -1,0 +1,99 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import luzpy as luz
+from luzpy.metrics.loss import LossAverage
+
+
+class Gan(nn.Module):
+    """Two optimizers whose losses differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(1, 1), nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.a(x) + self.b(x)
+
+    def loss(self, input, target):
+        error = ((input - target) ** 2).mean()
+        return error if self.ctx.opt_name == "one" else 2 * error
+
+    def set_optimizers(self):
+        return {
+            "one": torch.optim.SGD(self.a.parameters(), lr=0.0),
+            "two": torch.optim.SGD(self.b.parameters(), lr=0.0),
+        }
+
+
+def test_batches_are_weighted_by_their_rows():
+    metric = LossAverage()
+    for loss, rows in ((1.0, 3), (2.0, 3), (10.0, 1)):
+        metric.update({"opt": torch.tensor(loss)}, rows)
+    assert metric.compute() == pytest.approx((3 * 1 + 3 * 2 + 1 * 10) / 7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 7, 10, 50])
+def test_the_mean_does_not_depend_on_the_batch_size(batch_size):
+    torch.manual_seed(0)
+    x, y = torch.randn(10, 2), torch.randn(10, 1)
+    model = luz.setup(nn.Linear, nn.MSELoss(), torch.optim.SGD).set_opt_hparams(lr=0.0)
+    model = model.set_hparams(in_features=2, out_features=1)
+    options = {"batch_size": batch_size, "drop_last": False}
+    fitted = model.fit((x, y), 1, valid_data=(x, y), verbose=False, dataloader_options=options)
+    expected = ((model()(x) - y) ** 2).mean().item()
+    assert list(fitted.get_metrics()["value"]) == pytest.approx([expected, expected], rel=1e-5)
+
+
+def test_several_optimizers_have_a_loss_each():
+    metric = LossAverage()
+    for losses, rows in (((1.0, 5.0), 2), ((4.0, 2.0), 1)):
+        metric.update({"a": torch.tensor(losses[0]), "b": torch.tensor(losses[1])}, rows)
+    assert metric.compute() == pytest.approx({"a": 2.0, "b": 4.0})
+
+
+def test_a_loss_per_optimizer_has_a_row_of_its_own():
+    x = torch.randn(40, 1)
+    fitted = luz.setup(Gan).fit((x, x), 1, valid_data=(x, x), verbose=False)
+    frame = fitted.get_metrics()
+    assert list(frame["metric"]) == ["loss_one", "loss_two"] * 2
+    valid = frame[frame["set"] == "valid"]["value"].tolist()
+    assert valid[1] == pytest.approx(2 * valid[0])
+
+
+@pytest.mark.parametrize("loss", [torch.tensor(2.0), torch.tensor([2.0]), 2.0])
+def test_a_custom_step_may_set_a_plain_loss(loss):
+    metric = LossAverage()
+    metric.update(loss, 3)
+    metric.update(loss, 1)
+    assert metric.compute() == 2.0
+
+
+def test_a_loss_that_is_not_a_number_is_not_hidden():
+    metric = LossAverage()
+    metric.update({"opt": torch.tensor(1.0)}, 1)
+    metric.update({"opt": torch.tensor(float("nan"))}, 1)
+    assert math.isnan(metric.compute())
+
+
+def test_without_a_batch_it_is_not_a_number():
+    assert math.isnan(LossAverage().compute())
+
+
+def test_a_long_sum_keeps_its_digits():
+    metric = LossAverage()
+    metric.update({"opt": torch.tensor(2.0**24)}, 1)
+    for _ in range(100):
+        metric.update({"opt": torch.tensor(1.0)}, 1)
+    assert metric.compute() == (2**24 + 100) / 101
+
+
+def test_the_loss_is_not_changed():
+    loss = torch.tensor(2.0)
+    metric = LossAverage()
+    metric.update({"opt": loss}, 3)
+    metric.update({"opt": loss}, 3)
+    assert loss.item() == 2.0

@@ -1,0 +1,301 @@
+import functools
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import luzpy as luz
+
+X = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+Y = X.sum(1, keepdim=True)
+
+
+def sgd_model(module, **kwargs):
+    return luz.setup(module, nn.MSELoss(), torch.optim.SGD, **kwargs).set_opt_hparams(lr=0.1)
+
+
+def fit(model, **kwargs):
+    return model.fit((X, Y), epochs=1, verbose=False, **kwargs)
+
+
+def weights(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+ONE_AND_THE_SAME = nn.Linear(3, 1)
+
+
+# Kinds of modules
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        sgd_model(nn.Linear).set_hparams(in_features=3, out_features=1),
+        sgd_model(lambda width: nn.Linear(3, width)).set_hparams(width=1),
+        sgd_model(functools.partial(nn.Linear, 3)).set_hparams(out_features=1),
+        sgd_model(lambda: ONE_AND_THE_SAME),
+        sgd_model(nn.Linear(3, 1)),
+        sgd_model(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))),
+    ],
+    ids=["class", "lambda", "partial", "always the same", "instance", "nested"],
+)
+def test_every_fit_starts_from_the_same_weights_and_leaves_them(model):
+    start = weights(model())
+    starts = []
+    look = luz.Callback.from_functions(on_fit_begin=lambda ctx: starts.append(weights(ctx.model)))
+    fitted = fit(model, callbacks=look)
+    fit(model, callbacks=look)
+    assert not torch.equal(weights(fitted.model), start)
+    assert torch.equal(starts[0], start)
+    assert torch.equal(starts[1], start)
+    assert torch.equal(weights(model()), start)
+
+
+def test_a_module_instance_is_never_changed():
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    fitted = fit(sgd_model(module))
+    fitted.evaluate((X, Y))
+    assert fitted.model is not module
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert not module.training
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_a_module_among_the_hyperparameters_is_never_changed():
+    class Head(nn.Module):
+        def __init__(self, body, *, layers=()):
+            super().__init__()
+            self.body, self.layers = body, nn.ModuleList(layers)
+
+        def forward(self, x):
+            return self.body(x) + sum(layer(x) for layer in self.layers)
+
+    body, layer = nn.Linear(3, 1), nn.Linear(3, 1)
+    before = torch.cat([weights(body), weights(layer)])
+    model = sgd_model(Head).set_hparams(body=body, layers=[layer])
+    one, two = fit(model), fit(model.set_opt_hparams(lr=0.0))
+    assert torch.equal(torch.cat([weights(body), weights(layer)]), before)
+    assert not torch.equal(weights(one.model), before)
+    assert torch.equal(weights(two.model), before)
+
+
+def test_a_function_must_make_a_module():
+    with pytest.raises(TypeError, match=r"`module` must make an nn.Module, got int\."):
+        fit(sgd_model(lambda: 3))
+
+
+def test_an_argument_that_the_module_does_not_know_is_an_error():
+    with pytest.raises(TypeError, match="colour"):
+        fit(sgd_model(nn.Linear).set_hparams(in_features=3, out_features=1, colour="red"))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_building_leaves_the_global_random_state_alone(fails):
+    def make():
+        random.random(), np.random.rand(), torch.rand(1)
+        if fails:
+            raise RuntimeError("no")
+        return nn.Linear(3, 1)
+
+    model = sgd_model(make)
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    if fails:
+        with pytest.raises(RuntimeError, match="no"):
+            model()
+    else:
+        model()
+    after = random.getstate(), np.random.get_state()[1], torch.get_rng_state()
+    assert before[0] == after[0]
+    assert np.array_equal(before[1], after[1])
+    assert torch.equal(before[2], after[2])
+
+
+# Other weights for an instance
+
+
+def test_set_seed_re_initialises_a_copy_of_an_instance():
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    before = weights(module)
+    model = sgd_model(module)
+    one, two = model.set_seed(1), model.set_seed(2)
+    assert torch.equal(weights(module), before)
+    assert torch.equal(weights(model()), before)
+    assert torch.equal(weights(one()), weights(one()))
+    distinct = [weights(built()) for built in (model, one, two)]
+    assert not any(torch.equal(distinct[i], distinct[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_re_initialised_running_statistics_start_anew():
+    module = nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1))
+    module(X)
+    assert not torch.equal(module[1].running_mean, torch.zeros(1))
+    assert torch.equal(sgd_model(module).set_seed(1)()[1].running_mean, torch.zeros(1))
+
+
+def test_a_module_has_the_last_word_on_the_weights_of_its_parts():
+    class Zeros(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 1)
+            self.reset_parameters()
+
+        def reset_parameters(self):
+            nn.init.zeros_(self.inner.weight)
+
+    built = sgd_model(nn.Sequential(Zeros())).set_seed(4)()
+    assert torch.equal(built[0].inner.weight, torch.zeros(1, 3))
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.scale * x
+
+
+def test_a_part_without_reset_parameters_is_named():
+    model = sgd_model(nn.Sequential(nn.Linear(3, 1), Scale())).set_seed(1)
+    with pytest.raises(ValueError, match=r"`reset_parameters` method, .*; '1' \(Scale\) has none"):
+        model()
+    with pytest.raises(ValueError, match=r"; 'the module' \(Scale\) has none"):
+        sgd_model(Scale()).set_seed(1)()
+
+
+def test_such_an_instance_can_be_fitted_as_it_is():
+    fitted = fit(sgd_model(nn.Sequential(nn.Linear(3, 1), Scale())))
+    assert fitted.model[1].scale.item() != 1
+
+
+def test_a_class_needs_no_reset_parameters():
+    class Free(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(3, 1))
+
+    model = sgd_model(Free)
+    assert not torch.equal(weights(model()), weights(model.set_seed(1)()))
+
+
+# Optimizers
+
+
+def with_optimizers(made):
+    class Module(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 1)
+
+        def set_optimizers(self, **opt_hparams):
+            return made(self, **opt_hparams)
+
+    return luz.setup(Module, nn.MSELoss())
+
+
+def sgd(module, **opt_hparams):
+    return torch.optim.SGD(module.parameters(), **{"lr": 0.1, **opt_hparams})
+
+
+@pytest.mark.parametrize(
+    ("made", "names"),
+    [
+        (sgd, ["opt"]),
+        (lambda m: {"one": sgd(m)}, ["one"]),
+        (lambda m: {"b": sgd(m), "a": sgd(m)}, ["b", "a"]),
+    ],
+)
+def test_optimizers_have_names(made, names):
+    seen = []
+    look = luz.Callback.from_functions(on_fit_begin=lambda ctx: seen.extend(ctx.optimizers))
+    fit(with_optimizers(made), callbacks=look)
+    assert seen == names
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "message"),
+    [
+        (lambda m: None, TypeError, "'opt': NoneType"),
+        (lambda m: [sgd(m)], TypeError, "'opt': list"),
+        (lambda m: {"one": "sgd"}, TypeError, "'one': str"),
+        (lambda m: {1: sgd(m)}, TypeError, "1: SGD"),
+        (lambda m: {}, ValueError, "at least one optimizer, got an empty dict"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused(made, error, message):
+    with pytest.raises(error, match=f"`set_optimizers` must make .*{message}"):
+        fit(with_optimizers(made))
+
+
+def test_an_optimizer_of_setup_is_checked_too():
+    model = luz.setup(nn.Linear, nn.MSELoss(), lambda params, **_: list(params))
+    with pytest.raises(TypeError, match=r"`optimizer` must make a torch optimizer, .* 'opt': list"):
+        fit(model.set_hparams(in_features=3, out_features=1))
+
+
+def test_an_optimizer_of_setup_goes_before_the_modules_own():
+    seen = []
+    look = luz.Callback.from_functions(
+        on_fit_begin=lambda ctx: seen.append(type(ctx.optimizers["opt"]))
+    )
+    model = with_optimizers(sgd)
+    fit(luz.setup(model.module, nn.MSELoss(), torch.optim.Adam), callbacks=look)
+    assert seen == [torch.optim.Adam]
+
+
+def test_an_argument_that_the_optimizer_does_not_know_is_an_error():
+    with pytest.raises(TypeError, match="speed"):
+        fit(sgd_model(nn.Linear(3, 1)).set_opt_hparams(speed=1))
+
+
+# The loss
+
+
+def test_a_loss_may_be_a_function_or_a_module_or_the_modules_own():
+    class Own(nn.Linear):
+        def loss(self, input, target):
+            return ((input - target) ** 2).mean()
+
+    def make(loss, module=nn.Linear):
+        made = luz.setup(module, loss, torch.optim.SGD, seed=1)
+        return made.set_hparams(in_features=3, out_features=1).set_opt_hparams(lr=0.1)
+
+    trained = []
+    for model in (make(nn.MSELoss()), make(nn.functional.mse_loss), make(None, Own)):
+        torch.manual_seed(0)
+        trained.append(weights(fit(model).model))
+    assert torch.allclose(trained[0], trained[1])
+    assert torch.allclose(trained[0], trained[2])
+
+
+def test_a_loss_module_is_copied_for_every_run():
+    class Counting(nn.MSELoss):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, input, target):
+            self.calls += 1
+            return super().forward(input, target)
+
+    loss = Counting()
+    fit(luz.setup(nn.Linear(3, 1), loss, torch.optim.SGD))
+    assert loss.calls.item() == 0
+
+
+def test_a_function_that_makes_a_module_without_a_loss_is_found_out():
+    with pytest.raises(ValueError, match="`loss` must be given to `setup`, or be a method"):
+        fit(luz.setup(lambda: nn.Linear(3, 1), optimizer=torch.optim.SGD))
+
+
+def test_a_step_that_calls_a_loss_that_is_not_there_says_so():
+    class Step(nn.Linear):
+        def step(self):
+            self.ctx.loss_fn(self(self.ctx.input), self.ctx.target)
+
+    model = luz.setup(Step, optimizer=torch.optim.SGD).set_hparams(in_features=3, out_features=1)
+    with pytest.raises(ValueError, match=r"for a `step` that calls ctx\.loss_fn"):
+        fit(model)

@@ -1,0 +1,149 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from plotnine import coord_cartesian, ggplot
+from torch import nn
+
+import luzpy as luz
+from luzpy.plotting import plot_history, whole_breaks
+
+X = torch.randn(100, 10, generator=torch.Generator().manual_seed(1))
+Y = X.sum(1, keepdim=True)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def fit(epochs=10, metrics=None, valid_data=(X, Y)):
+    model = luz.setup(nn.Linear, nn.MSELoss(), torch.optim.Adam, metrics)
+    model = model.set_hparams(in_features=10, out_features=1).set_opt_hparams(lr=0.001)
+    return model.fit((X, Y), epochs, valid_data=valid_data, verbose=False)
+
+
+def geoms(p):
+    return [type(layer.geom).__name__ for layer in p.layers]
+
+
+def strips(figure):
+    return [text.get_text() for text in figure.findobj(lambda a: type(a).__name__ == "StripText")]
+
+
+def points(axes):
+    """The points that were drawn, colour by colour."""
+    found = {}
+    for collection in axes.collections:
+        if type(collection).__name__ != "PathCollection":
+            continue
+        for (x, y), colour in zip(
+            collection.get_offsets(), collection.get_edgecolors(), strict=False
+        ):
+            found.setdefault(to_hex(colour), []).append((x, y))
+    return found
+
+
+# R: test-module-plot.R, "plot works"
+def test_it_shows_every_value_of_every_epoch():
+    fitted = fit(metrics=[luz.metrics.RMSE()])
+    p = fitted.plot()
+    assert isinstance(p, ggplot)
+    assert geoms(p) == ["geom_line", "geom_point"]
+    assert p.data.equals(fitted.get_metrics())
+    assert (p.mapping["x"], p.mapping["y"], p.mapping["color"]) == ("epoch", "value", "set")
+
+
+def test_a_metric_has_a_panel():
+    p = fit(epochs=2, metrics=[luz.metrics.RMSE(), luz.metrics.MAE()]).plot()
+    figure = p.draw()
+    assert sorted(strips(figure)) == ["loss", "mae", "rmse"]
+    assert len(figure.axes) == 3
+
+
+def test_points_are_drawn_where_the_values_are():
+    frame = pd.DataFrame(
+        [("train", 1, 3.0), ("train", 2, 2.0), ("valid", 1, 4.0), ("valid", 2, 1.0)],
+        columns=["set", "epoch", "value"],
+    ).assign(metric="loss")
+    figure = plot_history(frame).draw()
+    (axes,) = figure.axes
+    drawn = [np.asarray(xy) for xy in points(axes).values()]
+    assert [xy.tolist() for xy in drawn] == [[[1, 3], [2, 2]], [[1, 4], [2, 1]]]
+
+
+def test_each_panel_has_a_scale_of_its_own():
+    frame = pd.DataFrame(
+        {
+            "set": "train",
+            "metric": ["acc", "acc", "loss", "loss"],
+            "epoch": [1, 2, 1, 2],
+            "value": [0.1, 0.9, 100.0, 50.0],
+        }
+    )
+    low, high = (axes.get_ylim() for axes in plot_history(frame).draw().axes)
+    assert low[1] < 2
+    assert high[0] > 40
+
+
+def test_it_is_labelled():
+    p = fit(epochs=2).plot()
+    assert p.labels.x == "Epoch"
+    figure = p.draw()
+    texts = {text.get_text() for text in figure.findobj(plt.Text)}
+    assert {"Epoch", "loss", "train", "valid"} <= texts
+
+
+def test_a_set_alone_is_enough():
+    p = fit(epochs=2, valid_data=None).plot()
+    assert set(p.data["set"]) == {"train"}
+    p.draw()
+
+
+def test_one_epoch_is_points_only():
+    # plotnine warns of a line through one point, and warnings are errors here.
+    p = fit(epochs=1).plot()
+    assert geoms(p) == ["geom_point"]
+    p.draw()
+
+
+def test_it_can_be_added_to():
+    p = luz.plot(fit(epochs=2)) + coord_cartesian(ylim=(0, 5))
+    low, high = p.draw().axes[0].get_ylim()
+    assert low < 0.5
+    assert 4.5 < high < 6
+
+
+def test_not_one_epoch_is_an_error():
+    def interrupt(ctx):
+        raise KeyboardInterrupt
+
+    model = luz.setup(nn.Linear(10, 1), nn.MSELoss(), torch.optim.SGD)
+    callback = luz.Callback.from_functions(on_train_batch_end=interrupt)
+    fitted = model.fit((X, Y), callbacks=callback, verbose=False)
+    with pytest.raises(ValueError, match="`x` must have metrics to plot, got none"):
+        fitted.plot()
+
+
+@pytest.mark.parametrize("x", [3, None, "loss", {"a": 1}])
+def test_what_cannot_be_plotted_is_refused(x):
+    with pytest.raises(TypeError, match=f"`x` must be a FittedModule, .* got {type(x).__name__}"):
+        luz.plot(x)
+
+
+@pytest.mark.parametrize(
+    ("limits", "breaks"),
+    [
+        ((1, 1), [1]),
+        ((1, 2), [1, 2]),
+        ((0.6, 5.4), [1, 2, 3, 4, 5]),
+        ((1, 6), [1, 2, 3, 4, 5, 6]),
+        ((1, 10), [1, 3, 5, 7, 9]),
+        ((1, 100), [1, 21, 41, 61, 81]),
+    ],
+)
+def test_epochs_are_marked_with_whole_numbers(limits, breaks):
+    assert whole_breaks(limits) == breaks

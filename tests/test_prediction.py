@@ -1,0 +1,328 @@
+import collections
+import contextlib
+import os
+import pty
+import termios
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import luzpy as luz
+from luzpy.callback import HOOKS
+
+X = torch.randn(100, 10, generator=torch.Generator().manual_seed(1))
+Y = X.sum(1, keepdim=True)
+Pair = collections.namedtuple("Pair", "first second")
+
+
+def fit(module, **hparams):
+    model = luz.setup(module, lambda input, target: 0 * weight_of(input), torch.optim.SGD, seed=1)
+    return model.set_hparams(**hparams).fit((X, Y), epochs=1, verbose=False)
+
+
+def weight_of(output):
+    """Some scalar with a graph, whatever the output's structure."""
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output.sum()
+
+
+class Shaped(nn.Module):
+    """Gives what `shape` makes of the rows."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.shape = shape
+
+    def forward(self, x):
+        return self.shape(self.scale * x)
+
+
+@pytest.fixture(scope="module")
+def linear():
+    return fit(nn.Linear, in_features=10, out_features=1)
+
+
+def direct(fitted, x=X):
+    with torch.no_grad():
+        return fitted.model(x)
+
+
+# R: test-module.R, "predict works for modules"
+def test_there_is_a_row_for_every_row(linear):
+    predictions = linear.predict(X)
+    assert predictions.shape == (100, 1)
+    assert torch.equal(predictions, linear.predict(X))
+    assert not predictions.requires_grad
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 100, 1000])
+def test_rows_are_in_order_however_they_are_batched(linear, batch_size):
+    predictions = linear.predict(X, dataloader_options={"batch_size": batch_size})
+    assert torch.allclose(predictions, direct(linear), atol=1e-6)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(X)
+
+
+@pytest.mark.parametrize(
+    "newdata",
+    [
+        (X, Y),
+        [X],
+        {"x": X, "y": Y},
+        X.double().numpy(),
+        pd.DataFrame(X.numpy()),
+        pl.DataFrame(X.numpy()),
+        TensorDataset(X),
+        TensorDataset(X, Y),
+        DataLoader(TensorDataset(X, Y), batch_size=9),
+        DataLoader(X, batch_size=9),
+        Stream(),
+    ],
+    ids=lambda data: f"{type(data).__module__.partition('.')[0]} {type(data).__name__}",
+)
+def test_of_data_of_any_kind_the_input_is_used(linear, newdata):
+    assert torch.allclose(linear.predict(newdata), direct(linear), atol=1e-6)
+
+
+# Outputs that are not one tensor
+
+
+def halves(x):
+    return x[:, :5], x[:, 5:]
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (lambda x: x[:, 0], 2 * X[:, 0]),
+        (lambda x: x.reshape(-1, 5, 2), 2 * X.reshape(-1, 5, 2)),
+        (lambda x: halves(x), halves(2 * X)),
+        (lambda x: list(halves(x)), list(halves(2 * X))),
+        (lambda x: {"a": x, "b": halves(x)}, {"a": 2 * X, "b": halves(2 * X)}),
+        (lambda x: Pair(*halves(x)), Pair(*halves(2 * X))),
+        (lambda x: (x, None), (2 * X, None)),
+    ],
+    ids=["vector", "3-d", "tuple", "list", "dict", "namedtuple", "None"],
+)
+def test_the_structure_of_the_output_is_kept(shape, expected):
+    predictions = fit(Shaped, shape=shape).predict(X, dataloader_options={"batch_size": 30})
+    assert_same(predictions, expected)
+
+
+def assert_same(found, expected):
+    assert type(found) is type(expected)
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected)
+        assert_same(tuple(found.values()), tuple(expected.values()))
+    elif expected is not None:
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+
+
+def test_a_number_for_every_batch_is_a_vector_of_batches():
+    predictions = fit(Shaped, shape=torch.sum).predict(X, dataloader_options={"batch_size": 50})
+    expected = torch.stack([2 * X[:50].sum(), 2 * X[50:].sum()])
+    assert torch.allclose(predictions, expected, atol=1e-3)
+
+
+def test_stack_false_gives_the_batches(linear):
+    parts = linear.predict(X, stack=False, dataloader_options={"batch_size": 30})
+    assert [len(part) for part in parts] == [30, 30, 30, 10]
+    assert torch.allclose(torch.cat(parts), direct(linear), atol=1e-6)
+
+
+def test_predictions_that_do_not_fit_together_say_so():
+    fitted = fit(Shaped, shape=lambda x: x @ x.T)  # (rows, rows)
+    with pytest.raises(ValueError, match="`stack` must be False for predictions that do not fit"):
+        fitted.predict(X)
+    parts = fitted.predict(X, stack=False)
+    assert [tuple(part.shape) for part in parts] == [(32, 32)] * 3 + [(4, 4)]
+
+
+def test_predictions_that_are_no_tensors_say_so():
+    fitted = fit(Shaped, shape=lambda x: x)
+    fitted.model.shape = lambda x: ["text"]
+    with pytest.raises(TypeError, match="`stack` must be False for predictions of type str"):
+        fitted.predict(X)
+    assert fitted.predict(X[:3], stack=False) == [["text"]]
+
+
+# How it is computed
+
+
+def test_the_modules_own_predict_is_used():
+    class Classifier(nn.Linear):
+        def predict(self, input):
+            return self(input).argmax(1) + self.ctx.iter - self.ctx.iter
+
+    fitted = fit(Classifier, in_features=10, out_features=3)
+    assert torch.equal(fitted.predict(X), direct(fitted).argmax(1))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_models_modes_are_restored(fails):
+    def look(ctx):
+        assert not any(part.training for part in ctx.model.modules())
+        assert not torch.is_grad_enabled()
+        if fails:
+            raise RuntimeError("no")
+
+    fitted = fit(lambda: nn.Sequential(nn.Linear(10, 1), nn.Dropout(), nn.BatchNorm1d(1)))
+    fitted.model[1].train()
+    modes = [part.training for part in fitted.model.modules()]
+    callback = luz.Callback.from_functions(on_predict_batch_end=look)
+    if fails:
+        with pytest.raises(luz.LuzError, match=r"at iteration 1 \(prediction\): RuntimeError: no"):
+            fitted.predict(X, callbacks=callback)
+    else:
+        fitted.predict(X, callbacks=callback)
+    assert [part.training for part in fitted.model.modules()] == modes
+    assert torch.is_grad_enabled()
+    with pytest.raises(AttributeError):
+        fitted.model.ctx  # noqa: B018
+
+
+def test_the_hooks_of_prediction_are_called(linear):
+    called = []
+    hooks = {name: lambda ctx, name=name: called.append(name) for name in HOOKS}
+    linear.predict(X[:40], callbacks=[luz.Callback.from_functions(**hooks)])
+    batch = ["on_predict_batch_begin", "on_predict_batch_end"]
+    assert called == ["on_predict_begin", *batch, *batch, "on_predict_end"]
+
+
+def test_a_callback_may_change_a_prediction(linear):
+    def double(ctx):
+        ctx.pred = 2 * ctx.pred
+
+    predictions = linear.predict(
+        X, callbacks=luz.Callback.from_functions(on_predict_batch_end=double)
+    )
+    assert torch.allclose(predictions, 2 * direct(linear), atol=1e-6)
+
+
+def test_a_callback_may_change_the_input(linear):
+    def negate(ctx):
+        ctx.input = -ctx.input
+
+    callback = luz.Callback.from_functions(on_predict_batch_begin=negate)
+    predictions = linear.predict((X, Y), callbacks=callback)
+    assert torch.allclose(predictions, direct(linear, -X), atol=1e-6)
+
+
+def test_predictions_are_on_the_cpu(linear):
+    assert linear.predict(X, accelerator=luz.Accelerator(cpu=True)).device.type == "cpu"
+
+
+# R: test-module.R, "predict can use a progress bar"
+@pytest.mark.parametrize("verbose", [True, False])
+def test_a_bar_is_drawn_in_a_terminal(linear, verbose):
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
+    with open(slave, "w") as terminal, contextlib.redirect_stdout(terminal):
+        linear.predict(X, verbose=verbose, dataloader_options={"batch_size": 10})
+        terminal.write("END")
+        terminal.flush()
+        text = ""
+        while "END" not in text:
+            text += os.read(master, 65536).decode()
+    os.close(master)
+    assert ("Predict: 0/10" in text) is verbose
+    assert verbose or text == "END"
+
+
+# R: test-module.R, "predict can use a progress bar" (its last lines)
+def test_a_fitted_model_knows_its_hyperparameters():
+    model = luz.setup(nn.Linear, nn.MSELoss(), torch.optim.Adam)
+    model = model.set_hparams(in_features=10, out_features=1).set_opt_hparams(lr=0.001)
+    fitted = model.fit((X, Y), epochs=1, verbose=False)
+    assert fitted.hparams == {"in_features": 10, "out_features": 1}
+    assert fitted.opt_hparams == {"lr": 0.001}
+
+
+# Options and errors
+
+
+# R: test-module.R, "we can pass dataloader_options" (R drops rows where `drop_last` asks for it)
+@pytest.mark.parametrize("batch_size", [45, 1000])
+def test_drop_last_drops_no_row(linear, batch_size):
+    options = {"batch_size": batch_size, "drop_last": True}
+    assert torch.allclose(linear.predict((X, Y), dataloader_options=options), direct(linear))
+
+
+# R: test-module.R, "we can pass dataloader_options"
+def test_shuffle_is_ignored_with_a_warning(linear):
+    with pytest.warns(UserWarning, match="`shuffle=True` is ignored here"):
+        predictions = linear.predict(X, dataloader_options={"shuffle": True})
+    assert torch.allclose(predictions, direct(linear), atol=1e-6)
+
+
+# R: test-module.R, "we can pass dataloader_options" (R warns)
+def test_options_beside_a_ready_dataloader_are_refused(linear):
+    with pytest.raises(ValueError, match="must not be given with a ready DataLoader"):
+        linear.predict(DataLoader(X), dataloader_options={"batch_size": 45})
+
+
+def test_a_ready_dataloader_is_taken_as_it_is(linear):
+    order = torch.arange(99, -1, -1)
+    loader = DataLoader(X, batch_size=45, sampler=order.tolist(), drop_last=True)
+    assert torch.allclose(linear.predict(loader), direct(linear, X[order[:90]]), atol=1e-6)
+
+
+class Empty(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    "newdata",
+    [X[:0], np.zeros((0, 10)), pd.DataFrame({"a": []}), TensorDataset(X[:0]), Empty()],
+    ids=lambda data: type(data).__name__,
+)
+def test_nothing_to_predict_on_is_an_error(linear, newdata):
+    with pytest.raises(ValueError, match=r"`newdata` must (have|give) at least one .*, got none"):
+        linear.predict(newdata)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"newdata": 3}, TypeError, "`newdata` must be a DataLoader"),
+        ({"callbacks": [luz.Callback]}, TypeError, "must hold instances, got the class Callback"),
+        ({"accelerator": "cpu"}, TypeError, "`accelerator` must be a luzpy Accelerator"),
+        ({"verbose": 1}, TypeError, "`verbose` must be True, False or None, got 1"),
+        ({"dataloader_options": [1]}, TypeError, "`dataloader_options` must be a dict"),
+    ],
+)
+def test_a_bad_argument_is_refused(linear, arguments, error, message):
+    with pytest.raises(error, match=message):
+        linear.predict(**({"newdata": X} | arguments))
+
+
+def test_a_failure_of_the_module_says_where(linear):
+    with pytest.raises(RuntimeError) as caught:
+        linear.predict(X[:, :4])
+    assert "iteration 1 (prediction)" in caught.value.__notes__[0]
+
+
+def test_a_failing_dataset_says_which_batch(linear):
+    class Broken(TensorDataset):
+        def __getitem__(self, index):
+            if index == 40:
+                raise KeyError("lost")
+            return super().__getitem__(index)
+
+    with pytest.raises(luz.LuzError, match=r"`newdata` failed to give batch 2 .*Key") as caught:
+        linear.predict(Broken(X))
+    assert isinstance(caught.value.__cause__, KeyError)

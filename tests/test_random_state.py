@@ -1,0 +1,105 @@
+"""The global random state: read, restored, preserved, seeded."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from luzpy.random_state import RandomState, preserved_random_state, seed_all
+
+
+def draws():
+    """A few numbers from every global generator."""
+    return (
+        random.random(),
+        random.gauss(0, 1),
+        np.random.random(),
+        np.random.standard_normal(),  # keeps half of a pair back in the state
+        torch.rand(()).item(),
+        torch.randn(()).item(),
+    )
+
+
+def test_a_restored_state_draws_the_same_numbers():
+    draws()  # so that gauss and standard_normal hold a number back
+    state = RandomState.current()
+    first = draws(), draws()
+    state.restore()
+    assert (draws(), draws()) == first
+
+
+def test_a_state_is_a_copy_and_can_be_restored_again():
+    state = RandomState.current()
+    first = draws()
+    for _ in range(700):  # past a whole block of the Mersenne twister
+        draws()
+    state.restore()
+    assert draws() == first
+    state.restore()
+    assert draws() == first
+
+
+def test_a_state_comes_back_from_a_file(tmp_path):
+    draws()
+    state = RandomState.current()
+    first = draws()
+    torch.save(state.to_plain(), tmp_path / "state.pt")
+    RandomState.from_plain(torch.load(tmp_path / "state.pt", weights_only=True)).restore()
+    assert draws() == first
+
+
+def test_reading_the_state_draws_nothing():
+    seed_all(3)
+    expected = draws()
+    seed_all(3)
+    RandomState.current()
+    assert draws() == expected
+
+
+def test_the_state_is_preserved_over_a_block():
+    seed_all(3)
+    expected = draws()
+    seed_all(3)
+    with preserved_random_state():
+        seed_all(9)
+        draws()
+    assert draws() == expected
+
+
+def fail_after_draws():
+    with preserved_random_state():
+        draws()
+        raise KeyError("x")
+
+
+def test_the_state_is_preserved_after_an_exception():
+    seed_all(3)
+    expected = draws()
+    seed_all(3)
+    with pytest.raises(KeyError):
+        fail_after_draws()
+    assert draws() == expected
+
+
+def test_the_block_gets_the_state_at_its_start():
+    with preserved_random_state() as state:
+        first = draws()
+        state.restore()
+        assert draws() == first
+
+
+def test_seed_all_seeds_each_generator_as_its_own_library_does():
+    seed_all(42)
+    assert random.random() == random.Random(42).random()
+    assert np.random.random() == np.random.RandomState(42).random_sample()
+    generator = torch.Generator().manual_seed(42)
+    assert torch.rand(()).item() == torch.rand((), generator=generator).item()
+
+
+@pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1])
+def test_every_seed_that_torch_takes_works(seed):
+    seed_all(seed)
+    first = draws()
+    seed_all(seed)
+    assert draws() == first

@@ -1,0 +1,93 @@
+import json
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import luzpy as luz
+from luzpy.records import metrics_frame, new_records
+
+X = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+Y = X.sum(1, keepdim=True)
+
+
+def fit(**kwargs):
+    model = luz.setup(nn.Linear(3, 1), nn.MSELoss(), torch.optim.SGD, luz.metrics.MAE())
+    return model.fit((X, Y), epochs=2, valid_data=(X, Y), verbose=False, **kwargs)
+
+
+def test_a_frame_has_a_row_for_every_set_epoch_and_metric():
+    records = {
+        "metrics": {
+            "train": [{"loss": 3.0, "acc": 0.1}, {"loss": 2.0, "acc": 0.2}],
+            "valid": [{"loss": 4.0}],
+        }
+    }
+    expected = pd.DataFrame(
+        [
+            ("train", "loss", 1, 3.0),
+            ("train", "acc", 1, 0.1),
+            ("train", "loss", 2, 2.0),
+            ("train", "acc", 2, 0.2),
+            ("valid", "loss", 1, 4.0),
+        ],
+        columns=["set", "metric", "epoch", "value"],
+    )
+    pd.testing.assert_frame_equal(metrics_frame(records), expected)
+
+
+def test_without_a_value_a_frame_keeps_its_columns():
+    frame = metrics_frame(new_records())
+    assert list(frame) == ["set", "metric", "epoch", "value"]
+    assert frame.empty
+
+
+def test_new_records_share_nothing():
+    one, two = new_records(), new_records()
+    one["metrics"]["train"].append({"loss": 1.0})
+    assert two["metrics"]["train"] == []
+
+
+def test_records_are_plain_data():
+    records = fit().records
+    assert json.loads(json.dumps(records)) == records
+
+
+def test_metrics_of_a_fit_count_epochs_from_one():
+    frame = luz.get_metrics(fit())
+    assert list(zip(frame["set"], frame["epoch"], frame["metric"], strict=True)) == [
+        (part, epoch, metric)
+        for part in ("train", "valid")
+        for epoch in (1, 2)
+        for metric in ("loss", "mae")
+    ]
+
+
+def test_a_callback_can_read_the_metrics_so_far():
+    seen = []
+    look = luz.Callback.from_functions(
+        on_epoch_end=lambda ctx: seen.append(luz.get_metrics(ctx)), weight=1
+    )
+    fitted = fit(callbacks=look)
+    assert [len(frame) for frame in seen] == [4, 8]
+    assert seen[1].equals(fitted.get_metrics())
+
+
+def test_what_a_callback_logs_is_kept():
+    look = luz.Callback.from_functions(
+        on_epoch_end=lambda ctx: (
+            ctx.log("lr", "train", ctx.epoch / 10),
+            ctx.log_metric("extra", ctx.epoch),
+        )
+    )
+    fitted = fit(callbacks=look)
+    assert fitted.records["lr"] == {"train": [0.1, 0.2]}
+    frame = fitted.get_metrics()
+    assert list(frame[frame["metric"] == "extra"]["value"]) == [1, 2]
+
+
+@pytest.mark.parametrize("x", [3, {"metrics": {}}, nn.Linear(1, 1)])
+def test_what_has_no_metrics_is_refused(x):
+    with pytest.raises(TypeError, match="`x` must be a FittedModule, an Evaluation or a Context"):
+        luz.get_metrics(x)
