@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from plotnine.data import diamonds
+from plotnine import data
 from torch import nn
 
 import luzpy as luz
@@ -44,9 +44,9 @@ class PriceNet(nn.Module):
 
 def prepare(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series[float]]:
     """Features as numbers (grades by their rank), and the logarithm of the price."""
-    grades = frame[list(GRADES)].apply(lambda column: column.cat.codes).astype(float)
+    grades = pd.DataFrame({grade: frame[grade].cat.codes for grade in GRADES}, dtype=float)
     features = pd.concat([frame[list(MEASURES)], grades], axis=1)
-    return features, np.log(frame["price"].astype(float))
+    return features, cast("pd.Series[float]", np.log(frame["price"].astype(float)))
 
 
 def r_squared(y: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> float:
@@ -70,8 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=8, help="how long to train")
     chosen = parser.parse_args(arguments)
 
-    torch.manual_seed(1)
-    features, log_price = prepare(diamonds)
+    torch.manual_seed(1)  # pyright: ignore[reportUnknownMemberType]  (torch's own lacks types)
+    features, log_price = prepare(cast(Any, data).diamonds)
     rows = np.random.default_rng(1).permutation(len(features))
     test, train = rows[:HELD_OUT], rows[HELD_OUT:]
     mean, spread = features.iloc[train].mean(), features.iloc[train].std()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from luzpy.loop import unwrapped
+from luzpy.loop import named_parts, unwrapped
 from luzpy.random_state import preserved_random_state, seed_all
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def reset_parameters(model: nn.Module) -> None:
         ValueError: If a part has parameters of its own and no such method.
     """
     # Parts before what they are part of, which may have its own way to draw their weights.
-    for name, part in reversed(list(model.named_modules())):
+    for name, part in reversed(named_parts(model)):
         reset = getattr(part, "reset_parameters", None)
         if callable(reset):
             reset()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast, final
 
 if TYPE_CHECKING:
     from luzpy.context import Context
@@ -59,7 +59,7 @@ class Callback:
                 on_train_batch_after_step
               on_train_batch_end
             on_train_end
-            on_valid_begin                        if there is validation data; `evaluate` is this part
+            on_valid_begin                        with validation data; `evaluate` is this part
               on_valid_batch_begin
                 on_valid_batch_after_pred         once per optimizer
                 on_valid_batch_after_loss
@@ -217,10 +217,11 @@ def check_callbacks(callbacks: Any) -> list[Callback]:
     """
     if callbacks is None:
         return []
-    given: Any = [callbacks] if isinstance(callbacks, (Callback, type)) else callbacks
+    given = [callbacks] if isinstance(callbacks, (Callback, type)) else callbacks
     if not isinstance(given, (list, tuple)):
         raise TypeError(f"`callbacks` must be a list of luzpy callbacks, got {callbacks!r}.")
-    for callback in given:
+    found = list(cast("Sequence[Any]", given))
+    for callback in found:
         if isinstance(callback, type) and issubclass(callback, Callback):
             raise TypeError(
                 f"`callbacks` must hold instances, got the class {callback.__name__}: write "
@@ -228,4 +229,4 @@ def check_callbacks(callbacks: Any) -> list[Callback]:
             )
         if not isinstance(callback, Callback):
             raise TypeError(f"`callbacks` must hold luzpy callbacks, got {callback!r}.")
-    return list(given)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from luzpy.callback import Callback, check_callbacks
 from luzpy.callbacks.progress import is_interactive
@@ -23,7 +23,7 @@ def with_defaults(
 def check_epochs(epochs: Any) -> tuple[int, int]:
     """`epochs` as (min_epochs, max_epochs)."""
     rule = "`epochs` must be a whole number of at least 1, or a pair (min_epochs, max_epochs)"
-    pair = epochs if isinstance(epochs, (tuple, list)) else (0, epochs)
+    pair = cast("Sequence[Any]", epochs) if isinstance(epochs, (tuple, list)) else (0, epochs)
     if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in pair):
         raise TypeError(f"{rule}, got {epochs!r}.")
     if pair[1] < 1 or not 0 <= pair[0] <= pair[1]:
@@ -57,4 +57,4 @@ def check_options(options: Any) -> Options | None:
         raise TypeError(
             f"`dataloader_options` must be a dict of DataLoader's arguments, got {options!r}."
         )
-    return options
+    return cast("dict[str, Any]", options)

@@ -44,12 +44,17 @@ class Resume:
         part: `"train"`, `"valid"`, or `"epoch"` at its end.
         batches: How many batches of that part are done.
         restore: Called when they have been skipped; puts the whole state back.
+        before_skipping: Called before each of them with its number, from 0.
     """
 
     epoch: int
     part: str
     batches: int
-    restore: Callable[[], None]
+    restore: Callable[[Context], None]
+    before_skipping: Callable[[int], None]
+
+
+default_backward: Callable[[torch.Tensor], Any] = cast(Any, torch.Tensor).backward
 
 
 def default_step_opt(opt: torch.optim.Optimizer) -> None:
@@ -94,16 +99,17 @@ class Context:
         buffers: A dict in which callbacks may leave things for one another.
         stopped: How the run ended.
         at_exit: Functions called when the run is over, however it ended.
-        at_safe_point: Functions called with `"train"`, `"valid"` or `"epoch"` after every batch
-            and every epoch, when all callbacks have run.
-        stop_request: Raised at the next safe point, if set.
+        at_safe_point: Functions called with the context and `"train"`, `"valid"` or `"epoch"`
+            after every batch and every epoch, and with `"fit"` at the end, when all callbacks
+            have run.
+        stop_request: Raised at the next safe point, if set: a `StopFit`, or a `SystemExit`.
         resume: Where a resumed run goes on, until it is there.
     """
 
     verbose: bool
     accelerator: Accelerator
     model: nn.Module
-    optimizers: Optimizers = attrs.field(factory=dict)
+    optimizers: Optimizers = attrs.field(factory=Optimizers)
     opt: torch.optim.Optimizer | None = None
     opt_name: str | None = None
     data: Iterable[Any] | None = None
@@ -118,24 +124,26 @@ class Context:
     batch_size: int = 0
     pred: Any = None
     loss_fn: Callable[[Any, Any], torch.Tensor] | None = None
-    loss: Any = attrs.field(factory=dict)
+    loss: Any = attrs.field(factory=dict[str, Any])
     loss_grad: torch.Tensor | None = None
     forward_context: AbstractContextManager[Any] = attrs.field(factory=nullcontext)
-    backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward
+    backward: Callable[[torch.Tensor], Any] = default_backward
     step_opt: Callable[[torch.optim.Optimizer], Any] = default_step_opt
     metrics: dict[str, list[Any]] = attrs.field(factory=lambda: {"train": [], "valid": []})
     metric_set: Any = None
     records: Records = attrs.field(factory=new_records)
-    hparams: Mapping[str, Any] = attrs.field(factory=dict)
-    opt_hparams: Mapping[str, Any] = attrs.field(factory=dict)
-    buffers: dict[str, Any] = attrs.field(factory=dict)
+    hparams: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    opt_hparams: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    buffers: dict[str, Any] = attrs.field(factory=dict[str, Any])
     stopped: str = "completed"
-    at_exit: list[Callable[[], None]] = attrs.field(factory=list)
-    at_safe_point: list[Callable[[str], None]] = attrs.field(factory=list)
-    stop_request: StopFit | None = None
+    at_exit: list[Callable[[], None]] = attrs.field(factory=list[Callable[[], None]])
+    at_safe_point: list[Callable[[Context, str], None]] = attrs.field(
+        factory=list[Callable[[Any, str], None]]
+    )
+    stop_request: StopFit | SystemExit | None = None
     resume: Resume | None = None
-    _callbacks: list[Callback] = attrs.field(factory=list, alias="callbacks")
-    _hooks: dict[str, list[Hook]] = attrs.field(factory=dict, init=False)
+    _callbacks: list[Callback] = attrs.field(factory=list[Callback], alias="callbacks")
+    _hooks: dict[str, list[Hook]] = attrs.field(factory=dict[str, list[Hook]], init=False)
 
     def __attrs_post_init__(self) -> None:
         self.callbacks = self._callbacks

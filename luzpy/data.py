@@ -115,7 +115,11 @@ def length_of(obj: Any) -> int | None:
         return None
 
 
-def split_dataset(data: Any, fraction: float) -> tuple[Subset[Any], Subset[Any]]:
+class Split(Subset[Any]):
+    """Rows that luzpy chose at random: a run that is resumed takes those that it began with."""
+
+
+def split_dataset(data: Any, fraction: float) -> tuple[Split, Split]:
     """Split off a random `fraction` of the rows for validation, with torch's global generator."""
     dataset = as_dataset(data)
     n_rows = None if isinstance(dataset, IterableDataset) else length_of(dataset)
@@ -131,7 +135,7 @@ def split_dataset(data: Any, fraction: float) -> tuple[Subset[Any], Subset[Any]]
             f"{n_rows} rows."
         )
     train, valid = random_split(dataset, [n_rows - n_valid, n_valid])
-    return train, valid
+    return Split(dataset, train.indices), Split(dataset, valid.indices)
 
 
 def _listed(items: Sequence[object]) -> str:
@@ -191,7 +195,7 @@ def _as_tensor(x: Any, name: str) -> torch.Tensor:
     plain = array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative
     if not plain or any(stride < 0 for stride in array.strides):
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
-    return _standard_dtype(torch.from_numpy(array))
+    return _standard_dtype(cast(Any, torch).from_numpy(array))
 
 
 def _standard_dtype(tensor: torch.Tensor) -> torch.Tensor:

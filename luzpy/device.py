@@ -45,7 +45,7 @@ class Accelerator:
                 f"`cuda_index` must be the index of one of the {torch.cuda.device_count()} CUDA "
                 f"devices here, or None, got {cuda_index!r}."
             )
-        self.device = _choose_device(cpu, cuda_index)
+        self.device: torch.device = _choose_device(cpu, cuda_index)
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Move `model` to the device, unless `device_placement` is off."""
@@ -83,11 +83,10 @@ def to_device(obj: Any, device: torch.device) -> Any:
     if isinstance(obj, torch.Tensor):
         # To the CPU a copy must have ended before anybody reads it.
         return obj.to(device, non_blocking=device.type != "cpu")
-    if isinstance(obj, tuple) and hasattr(obj, "_fields"):
-        items = cast("tuple[Any, ...]", obj)
-        return cast(Any, type(obj))(*(to_device(item, device) for item in items))
     if isinstance(obj, (list, tuple)):
         sequence = cast("list[Any]", obj)
+        if hasattr(sequence, "_fields"):
+            return type(sequence)(*(to_device(item, device) for item in sequence))
         return type(sequence)(to_device(item, device) for item in sequence)
     if isinstance(obj, Mapping):
         mapping = cast("Mapping[Any, Any]", obj)

@@ -69,7 +69,7 @@ class FittedModule:
 
     def _repr_html_(self) -> str:
         frame = get_metrics(self)
-        last = frame[frame["epoch"] == frame["epoch"].max()] if len(frame) else frame
+        last = frame[frame["epoch"].eq(frame["epoch"].max())] if len(frame) else frame
         # Not pivot_table, which drops what is NaN: a loss that diverged must be seen.
         table = last.set_index(["metric", "set"])["value"].unstack("set", sort=False)
         times = "".join(f"<li>{escape(line[2:])}</li>" for line in time_lines(self.records))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from luzpy.build import build_loss, build_model, build_optimizers
@@ -22,7 +21,7 @@ from luzpy.checks import (
     check_verbose,
     with_defaults,
 )
-from luzpy.context import Context
+from luzpy.context import Context, default_backward
 from luzpy.data import split_dataset
 from luzpy.device import Accelerator
 from luzpy.fitted import FittedModule
@@ -139,7 +138,7 @@ def prepare_fit(
         model=module,
         optimizers=build_optimizers(model, module, model.opt_hparams),
         loss_fn=build_loss(model, module, accelerator.device),
-        backward=model.backward or torch.Tensor.backward,
+        backward=model.backward or default_backward,
         data=train_data,
         train_data=train_data,
         valid_data=valid_data,

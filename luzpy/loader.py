@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -12,15 +12,19 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
-    default_collate,
+    WeightedRandomSampler,
+    dataloader,
+    default_collate,  # pyright: ignore[reportUnknownVariableType]  (torch's takes any list)
 )
 
-from luzpy.data import InMemoryDataset, as_dataset, length_of, tensors_in
+from luzpy.data import InMemoryDataset, Split, as_dataset, length_of, tensors_in
 
 Options = Mapping[str, Any]
 
@@ -28,7 +32,17 @@ Options = Mapping[str, Any]
 # chunk: large enough that the gather's fixed cost vanishes, small enough to stay in the cache.
 CHUNK_BYTES = 256 * 1024
 
+_TORCHS_OWN: Any = dataloader  # its iterators have private names
+
 _SAMPLING = ("sampler", "batch_sampler", "shuffle", "drop_last")
+
+_SAMPLERS = (
+    SequentialSampler,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    DistributedSampler,
+)
 
 
 def as_dataloader(x: Any, **options: Any) -> DataLoader[Any]:
@@ -169,8 +183,8 @@ def _checked(loader: DataLoader[Any], name: str) -> DataLoader[Any]:
 # --------------------------------------------------------------------------------------------
 
 
-def batches(loader: Iterable[Any], move: Callable[[Any], Any] | None = None) -> Iterator[Any]:
-    """One epoch of `loader`, each batch passed through `move`.
+def batches(loader: Iterable[Any]) -> Iterator[Any]:
+    """One epoch of `loader`.
 
     A plain in-process DataLoader over tensors in memory is not asked for its batches: they are
     gathered from the tensors at once instead of row by row. Batches and their order, and what is
@@ -178,10 +192,37 @@ def batches(loader: Iterable[Any], move: Callable[[Any], Any] | None = None) -> 
     so a user may change them in place.
     """
     plan = _gather_plan(loader)
-    iterator = iter(loader) if plan is None else plan
-    if move is None:
-        return iterator
-    return map(move, iterator)
+    return iter(loader) if plan is None else plan
+
+
+def skip_batch(source: Iterator[Any]) -> bool:
+    """Pass over a batch of what `batches` gave; whether there was one.
+
+    A DataLoader without workers only names the batch's rows. With workers the batch is made, as
+    their random states come to where they were in this way alone; so do an iterable's rows.
+    """
+    if type(source) is _TORCHS_OWN._SingleProcessDataLoaderIter:
+        iterator = cast(Any, source)
+        if iterator._dataset_kind == _TORCHS_OWN._DatasetKind.Map:
+            return next(iterator._sampler_iter, None) is not None
+    return next(source, None) is not None
+
+
+def draws_as_it_goes(loader: Any) -> bool:
+    """Whether the order of the rows may be drawn in this process while the epoch is under way.
+
+    torch's own samplers draw it at the start of the epoch, or from a generator of their own.
+    """
+    if not isinstance(loader, DataLoader):
+        return True
+    loader = cast("DataLoader[Any]", loader)
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.num_workers == 0
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    known = (*_SAMPLERS, type(None))
+    return type(loader.batch_sampler) not in (BatchSampler, type(None)) or any(
+        type(sampler) not in known for sampler in samplers
+    )
 
 
 def _gather_plan(loader: Iterable[Any]) -> Iterator[Any] | None:
@@ -242,7 +283,7 @@ def _tensors_of(dataset: Any) -> tuple[Any, torch.Tensor | None] | None:
         return list(dataset.tensors), None
     if type(dataset) is InMemoryDataset:
         return dataset.structure, None
-    if type(dataset) is Subset:
+    if type(dataset) in (Subset, Split):
         subset = cast("Subset[Any]", dataset)
         if type(subset.dataset) in (TensorDataset, InMemoryDataset):
             structure, _ = cast("tuple[Any, None]", _tensors_of(subset.dataset))
@@ -269,7 +310,7 @@ def _gather(
     loader: DataLoader[Any], structure: Any, rows: torch.Tensor | None, *, shuffled: bool
 ) -> Iterator[Any]:
     # The DataLoader draws a seed for workers at every epoch, also when it has none.
-    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+    torch.empty((), dtype=torch.int64).random_(generator=cast(Any, loader).generator)
     tensors = list(tensors_in(structure))
     n_rows = len(tensors[0]) if rows is None else len(rows)
     batch_size = cast(int, loader.batch_size)

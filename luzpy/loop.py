@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from luzpy.context import Context, StopFit
 from luzpy.errors import LuzError
-from luzpy.loader import batch_rows, batches
+from luzpy.loader import batch_rows, batches, skip_batch
 
 
 class SecondInterrupt(KeyboardInterrupt):
@@ -43,6 +43,8 @@ def run_fit(ctx: Context) -> None:
             ctx.stopped = "interrupted"
             ctx.call("on_interrupt")
         ctx.call("on_fit_end")
+        for function in ctx.at_safe_point:
+            function(ctx, "fit")
 
 
 def train(ctx: Context) -> None:
@@ -51,7 +53,7 @@ def train(ctx: Context) -> None:
     ctx.call("on_train_begin")
     step = _step(ctx, train_step, _parameters(ctx))
     with torch.enable_grad():
-        for batch in _skip_batches(ctx, _fetch(ctx, "data")):
+        for batch in _fetch(ctx, "data"):
             ctx.batch = batch
             ctx.iter += 1
             _count_rows(ctx, "data")
@@ -69,7 +71,7 @@ def validate(ctx: Context) -> None:
     step = _step(ctx, valid_step)
     name = "data" if ctx.train_data is None else "valid_data"  # as the user calls it
     with torch.no_grad():
-        for batch in _skip_batches(ctx, _fetch(ctx, name)):
+        for batch in _fetch(ctx, name):
             ctx.batch = batch
             ctx.iter += 1
             _count_rows(ctx, name)
@@ -129,10 +131,11 @@ def valid_step(ctx: Context) -> None:
 
 def _safe_point(ctx: Context, part: str) -> None:
     """All callbacks have run: the state may be saved here, and the run stopped."""
+    request = ctx.stop_request  # one that comes from now on waits for the next safe point
     for function in ctx.at_safe_point:
-        function(part)
-    if ctx.stop_request is not None:
-        raise ctx.stop_request
+        function(ctx, part)
+    if request is not None:
+        raise request
 
 
 def _skip_epochs(ctx: Context) -> None:
@@ -141,21 +144,32 @@ def _skip_epochs(ctx: Context) -> None:
         return
     if ctx.resume.part == "epoch":
         ctx.epoch = ctx.resume.epoch
-        ctx.resume.restore()
+        ctx.resume.restore(ctx)
         ctx.resume = None
     else:
         ctx.epoch = ctx.resume.epoch - 1
 
 
-def _skip_batches(ctx: Context, fetched: Iterator[Any]) -> Iterator[Any]:
-    """Pass over the batches that a resumed run has done, and put its state back."""
-    if ctx.resume is not None:
-        for _ in range(ctx.resume.batches):
-            next(fetched, None)
-        ctx.iter = ctx.resume.batches
-        ctx.resume.restore()
-        ctx.resume = None
-    return fetched
+def _skip_batches(ctx: Context, name: str, source: Iterator[Any]) -> int:
+    """Pass over the batches that a resumed run has done, put its state back; how many they are."""
+    resume = ctx.resume
+    if resume is None:
+        return 0
+    for done in range(resume.batches):
+        if ctx.stop_request is not None:
+            break
+        resume.before_skipping(done)
+        if not skip_batch(source):
+            raise LuzError(
+                f"`{name}` must give at least the {resume.batches} batches of epoch {ctx.epoch} "
+                f"that the interrupted run has done, got {done}."
+            )
+    ctx.iter = resume.batches
+    resume.restore(ctx)
+    ctx.resume = None
+    if ctx.stop_request is not None:
+        raise ctx.stop_request
+    return resume.batches
 
 
 @contextmanager
@@ -170,9 +184,10 @@ def bound(ctx: Context) -> Generator[None]:
             err.add_note(f"luzpy was {ctx.where()}.")
         raise
     finally:
-        for function in ctx.at_exit:
-            function()
         module.__dict__.pop("ctx", None)
+        with ExitStack() as stack:  # all of them are called, also if one fails
+            for function in reversed(ctx.at_exit):
+                stack.callback(function)
 
 
 @contextmanager
@@ -190,6 +205,11 @@ def in_eval_mode(model: nn.Module) -> Generator[None]:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The user's own module, also when `torch.compile` has wrapped it."""
     return cast(nn.Module, getattr(model, "_orig_mod", model))
+
+
+def named_parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The module and every module within it, by name."""
+    return list(cast(Any, model).named_modules())  # which torch gives no types
 
 
 def _step(ctx: Context, default: Callable[..., None], *args: Any) -> Callable[[], None]:
@@ -244,10 +264,11 @@ def _fetch(ctx: Context, name: str) -> Iterator[Any]:
     fetched = 0
     try:
         try:
-            source = batches(data, move)
+            source = batches(data)
+            fetched = _skip_batches(ctx, name, source)
             for batch in source:
                 fetched += 1
-                yield batch
+                yield batch if move is None else move(batch)
         finally:
             del source  # ends worker processes
     except GeneratorExit:
@@ -255,7 +276,9 @@ def _fetch(ctx: Context, name: str) -> Iterator[Any]:
     except (LuzError, StopFit):
         raise
     except Exception as err:
-        if ctx.stop_request is not None:  # Ctrl-C has ended the worker processes, too
+        if ctx.stop_request is not None:  # Ctrl-C or SIGTERM has ended the worker processes, too
+            if ctx.iter and ctx.resume is None and getattr(data, "num_workers", 0):
+                _safe_point(ctx, "train" if ctx.training else "valid")
             raise ctx.stop_request from err
         raise LuzError(
             f"`{name}` failed to give batch {fetched + 1} of epoch {max(ctx.epoch, 1)}: "

@@ -106,8 +106,8 @@ class LuzModule:
     metrics: MetricSet
     backward: Callable[[torch.Tensor], Any] | None
     seed: int = attrs.field(validator=_check_seed)
-    hparams: Mapping[str, Any] = attrs.field(factory=dict)
-    opt_hparams: Mapping[str, Any] = attrs.field(factory=dict)
+    hparams: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    opt_hparams: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     reinitialize: bool = False
 
     set_hparams = set_hparams

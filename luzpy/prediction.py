@@ -94,10 +94,10 @@ def joined(parts: list[Any]) -> Any:
     if isinstance(first, dict):
         keys = cast("dict[Any, Any]", first)
         return {key: joined([part[key] for part in parts]) for key in keys}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return cast(Any, type(first))(*(joined(list(c)) for c in zip(*parts, strict=True)))
     if isinstance(first, (tuple, list)):
         columns = [joined(list(column)) for column in zip(*parts, strict=True)]
+        if hasattr(cast(Any, first), "_fields"):
+            return type(parts[0])(*columns)
         return columns if isinstance(first, list) else tuple(columns)
     if first is None:
         return None

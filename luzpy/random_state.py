@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from itertools import islice
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, cast
 
 import attrs
 import numpy as np
 import torch
 
 from luzpy.plain import plain, unplain
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_OPAQUE = (
+    type(None), bool, int, float, complex, str, bytes, type, ModuleType, torch.Tensor, np.ndarray,
+    random.SystemRandom,
+)  # fmt: skip
+# How far generators are looked for: a dataset may hold millions of file names.
+_DEPTH = 6
+_MOST_ITEMS = 100
+_MOST_OBJECTS = 10_000
 
 
 @attrs.frozen
@@ -40,19 +53,134 @@ class RandomState:
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch_cpu)
-        if self.torch_cuda:
-            torch.cuda.set_rng_state_all(self.torch_cuda)
-        if self.torch_mps is not None:
+        # A state from a file may come from a machine with other devices.
+        if torch.cuda.is_available():
+            states = self.torch_cuda[: torch.cuda.device_count()]
+            for device, state in enumerate(states):
+                torch.cuda.set_rng_state(state, device)
+        if self.torch_mps is not None and torch.backends.mps.is_available():
             torch.mps.set_rng_state(self.torch_mps)
+
+    def changes_since(self, earlier: RandomState) -> dict[str, Any]:
+        """What of the plain state has changed since `earlier`; see `changed`."""
+        unchanged = {
+            "python": self.python == earlier.python,
+            "numpy": _same(self.numpy, earlier.numpy),
+            "torch_cpu": torch.equal(self.torch_cpu, earlier.torch_cpu),
+        }
+        return {
+            name: item for name, item in self.to_plain().items() if not unchanged.get(name, True)
+        }
+
+    def changed(self, changes: dict[str, Any]) -> RandomState:
+        """This state with what `changes_since` gave put into it."""
+        return RandomState.from_plain({**self.to_plain(), **changes})
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain values, for a file."""
-        return plain(attrs.asdict(self, recurse=False))
+        state = attrs.asdict(self, recurse=False)
+        return plain({**state, "python": _packed(self.python)})
 
     @classmethod
     def from_plain(cls, state: dict[str, Any]) -> RandomState:
         """What `to_plain` gave."""
-        return cls(**unplain(state))
+        fields: dict[str, Any] = unplain(state)
+        fields["python"] = _unpacked(fields["python"])
+        return cls(**fields)
+
+
+def generators_in(roots: Mapping[str, Any]) -> dict[str, Any]:
+    """The random generators of torch, NumPy and Python that objects hold as attributes.
+
+    Args:
+        roots: Name → object; generators are also looked for in what it holds, some levels deep.
+
+    Returns:
+        Where it was found → generator, each once.
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+
+    def visit(where: str, obj: Any, depth: int) -> None:
+        if id(obj) in seen or isinstance(obj, _OPAQUE) or len(seen) > _MOST_OBJECTS:
+            return
+        seen.add(id(obj))
+        if isinstance(obj, _GENERATORS):
+            found[where] = obj
+            return
+        if depth == 0:
+            return
+        for name, item in _parts(obj):
+            visit(f"{where}.{name}", item, depth - 1)
+
+    for name, root in roots.items():
+        visit(name, root, _DEPTH)
+    return found
+
+
+def _parts(obj: Any) -> Iterable[tuple[Any, Any]]:
+    """What an object holds, by name."""
+    if isinstance(obj, Mapping):
+        return list(islice(cast("Mapping[Any, Any]", obj).items(), _MOST_ITEMS))
+    if isinstance(obj, (list, tuple)):
+        return list(enumerate(islice(cast("list[Any]", obj), _MOST_ITEMS)))
+    if isinstance(obj, partial):
+        return [("func", obj.func), *enumerate(obj.args), *obj.keywords.items()]
+    if isinstance(obj, FunctionType):
+        closure = obj.__closure__ or ()
+        names = zip(obj.__code__.co_freevars, closure, strict=True)
+        return [(name, cell.cell_contents) for name, cell in names if _is_filled(cell)]
+    if isinstance(obj, MethodType):
+        return [("self", obj.__self__)]
+    return list(getattr(obj, "__dict__", {}).items())
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def generator_state(generator: Any) -> Any:
+    """The state of a generator, as tensors and plain values."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return plain(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return plain(generator.get_state(legacy=False))
+    return plain(_packed(generator.getstate()))
+
+
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Put a generator into a state that `generator_state` gave."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = unplain(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(unplain(state))
+    else:
+        generator.setstate(_unpacked(unplain(state)))
+
+
+def _same(state: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two states of NumPy's generator are the same."""
+    keys = state["state"]["key"], other["state"]["key"]
+    flat = [(s["state"]["pos"], s["has_gauss"], s["gauss"]) for s in (state, other)]
+    return flat[0] == flat[1] and bool(np.array_equal(*keys))
+
+
+def _packed(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A state of Python's generator with its 625 numbers in an array."""
+    version, numbers, gauss = state
+    return version, np.array(numbers, dtype=np.int64), gauss
+
+
+def _unpacked(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    version, numbers, gauss = state
+    return version, tuple(numbers.tolist()), gauss
 
 
 @contextmanager
@@ -69,4 +197,4 @@ def seed_all(seed: int) -> None:
     """Seed Python, NumPy and torch (every device)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    cast(Any, torch).manual_seed(seed)

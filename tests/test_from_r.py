@@ -22,7 +22,7 @@ EXPORTS = """
     luz_metric_mae luz_metric_mse luz_metric_multiclass_auroc luz_metric_rmse luz_metric_set
     luz_save luz_save_model_weights nn_mixup_loss nnf_mixup predict set_hparams set_opt_hparams
     setup
-""".split()
+""".split()  # noqa: SIM905
 TABLE = Path(__file__).parent.parent / "docs" / "from-r.md"
 
 

@@ -545,11 +545,8 @@ def test_an_empty_subset_has_no_batches():
     dataset=datasets(),
     batch_size=st.integers(1, 30),
     shuffle=st.booleans(),
-    move=st.sampled_from([None, lambda batch: batch]),
 )
-def test_changes_of_a_batch_reach_neither_the_data_nor_other_batches(
-    dataset, batch_size, shuffle, move
-):
+def test_changes_of_a_batch_reach_neither_the_data_nor_other_batches(dataset, batch_size, shuffle):
     loader = DataLoader(dataset, batch_size, shuffle)
     source = dataset.dataset if isinstance(dataset, Subset) else dataset
     held = getattr(source, "tensors", None) or source.structure
@@ -558,7 +555,7 @@ def test_changes_of_a_batch_reach_neither_the_data_nor_other_batches(
     expected = [snapshot(batch) for batch in loader]
     torch.manual_seed(1)
     kept = []
-    for batch, values in zip(batches(loader, move), expected, strict=True):
+    for batch, values in zip(batches(loader), expected, strict=True):
         assert snapshot(batch) == values
         for tensor in tensors_in(batch):
             tensor.zero_()
@@ -696,12 +693,6 @@ def test_workers_fetch_the_batches():
 
 def test_any_iterable_of_batches_will_do():
     assert list(batches([1, 2])) == [1, 2]
-
-
-@pytest.mark.parametrize("loader", [DataLoader(DATA, 4), DataLoader(Rows(6), 4), [1, 2]])
-def test_every_batch_is_moved(loader):
-    assert len(list(batches(loader))) == 2
-    assert list(batches(loader, lambda batch: "moved")) == ["moved", "moved"]
 
 
 def test_the_generators_of_a_loader_each_once():

@@ -40,7 +40,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser()
+        self.path: Path = Path(path).expanduser()
         self._rows: list[dict[str, Any]] | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:

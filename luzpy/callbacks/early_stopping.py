@@ -34,7 +34,7 @@ class EarlyStopping(Callback):
         <luzpy.callbacks.EarlyStopping: train_loss, patience 3>
     """
 
-    weight = float("inf")
+    weight: float = float("inf")
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class EarlyStopping(Callback):
         mode: str = "min",
         baseline: float | None = None,
     ) -> None:
-        self.monitor = Monitor(monitor, mode, min_delta)
+        self.monitor: Monitor = Monitor(monitor, mode, min_delta)
         check_number("patience", patience, minimum=0)
         if baseline is not None:
             check_number("baseline", baseline, minimum=float("-inf"))
@@ -54,7 +54,7 @@ class EarlyStopping(Callback):
 
     def _begin(self) -> None:
         self.current_best: float | None = self.baseline
-        self.patience_counter = 0
+        self.patience_counter: int = 0
 
     def on_fit_begin(self, ctx: Context) -> None:
         """Start afresh."""

@@ -33,12 +33,12 @@ class KeepBestModel(Callback):
         <luzpy.callbacks.KeepBestModel: valid_acc>
     """
 
-    weight = float("inf")
+    weight: float = float("inf")
 
     def __init__(
         self, monitor: str = "valid_loss", mode: str = "min", min_delta: float = 0
     ) -> None:
-        self.monitor = Monitor(monitor, mode, min_delta)
+        self.monitor: Monitor = Monitor(monitor, mode, min_delta)
         self._begin()
 
     def _begin(self) -> None:

@@ -60,8 +60,9 @@ class LRScheduler(Callback):
         self.kwargs = kwargs
         self.call_on = call_on
         self.opt_name = opt_name
-        self.monitor = None if monitor is None else Monitor(monitor)
+        self.monitor: Monitor | None = None if monitor is None else Monitor(monitor)
         self.scheduler: Any = None
+        self._wants_metrics = False
         setattr(self, call_on, self._step)
 
     def on_fit_begin(self, ctx: Context) -> None:
@@ -79,7 +80,8 @@ class LRScheduler(Callback):
                 f"`opt_name` must be one of {', '.join(map(repr, ctx.optimizers))}, got {name!r}."
             )
         self.scheduler = self.lr_scheduler(ctx.optimizers[name], *self.args, **self.kwargs)
-        if self._wants_metrics():
+        self._wants_metrics = "metrics" in inspect.signature(self.scheduler.step).parameters
+        if self._wants_metrics:
             if self.monitor is not None:
                 self.monitor.check(ctx)
             if self.call_on != "on_epoch_end":
@@ -88,11 +90,8 @@ class LRScheduler(Callback):
                     f"got {self.call_on!r}."
                 )
 
-    def _wants_metrics(self) -> bool:
-        return "metrics" in inspect.signature(self.scheduler.step).parameters
-
     def _step(self, ctx: Context) -> None:
-        if self._wants_metrics():
+        if self._wants_metrics:
             default = "train_loss" if ctx.valid_data is None else "valid_loss"
             monitor = self.monitor or Monitor(default)
             self.scheduler.step(monitor.value(ctx))

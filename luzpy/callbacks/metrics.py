@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 
@@ -27,16 +27,19 @@ class Metrics(Callback):
     def __init__(self) -> None:
         self._metrics: dict[str, list[Metric]] = {}
         self._device = torch.device("cpu")
+        self._accumulated: dict[int, set[str]] = {}
+        self._under_way: str | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
         """The run's own copies."""
         self._metrics, self._device = ctx.metrics, ctx.device
+        self._accumulated, self._under_way = {}, None
         for split in ctx.metrics:
             _copy_templates(ctx, split)
 
     def on_train_begin(self, ctx: Context) -> None:
         """Fresh metrics for the epoch."""
-        _begin(ctx, "train")
+        self._begin(ctx, "train")
 
     def on_train_batch_end(self, ctx: Context) -> None:
         """Take in a batch."""
@@ -45,10 +48,11 @@ class Metrics(Callback):
     def on_train_end(self, ctx: Context) -> None:
         """Log the epoch's values."""
         _log(ctx, "train")
+        self._under_way = None
 
     def on_valid_begin(self, ctx: Context) -> None:
         """Fresh metrics for the epoch."""
-        _begin(ctx, "valid")
+        self._begin(ctx, "valid")
 
     def on_valid_batch_end(self, ctx: Context) -> None:
         """Take in a batch."""
@@ -57,13 +61,30 @@ class Metrics(Callback):
     def on_valid_end(self, ctx: Context) -> None:
         """Log the epoch's values."""
         _log(ctx, "valid")
+        self._under_way = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint in the middle of an epoch keeps: all that was accumulated so far."""
-        return {
+        """What a checkpoint in the middle of an epoch keeps: all that was accumulated so far.
+
+        Raises:
+            LuzError: If a metric has accumulated something that a checkpoint cannot keep.
+        """
+        kept = {
             split: [metric.state_dict() for metric in metrics]
             for split, metrics in self._metrics.items()
         }
+        if self._under_way is not None:
+            for metric, state in zip(
+                self._metrics[self._under_way], kept[self._under_way], strict=True
+            ):
+                lost = self._accumulated.get(id(metric), set()) - state.keys()
+                if lost and type(metric).state_dict is Metric.state_dict:
+                    raise LuzError(
+                        f"The metric {metric.abbrev!r} must accumulate tensors and plain values to "
+                        f"be resumed in the middle of an epoch, got {', '.join(sorted(lost))}: "
+                        "write its `state_dict` and `load_state_dict`."
+                    )
+        return kept
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
@@ -72,16 +93,20 @@ class Metrics(Callback):
                 metric.load_state_dict(to_device(saved, self._device))
 
 
+    def _begin(self, ctx: Context, split: str) -> None:
+        if not ctx.metrics[split]:  # `evaluate` has no on_fit_begin
+            _copy_templates(ctx, split)
+        for metric in ctx.metrics[split]:
+            before = dict(vars(metric))
+            metric.reset()
+            anew = {name for name, item in vars(metric).items() if before.get(name) is not item}
+            self._accumulated[id(metric)] = anew
+        self._under_way = split
+
+
 def _copy_templates(ctx: Context, split: str) -> None:
     templates = getattr(ctx.metric_set, split)
     ctx.metrics[split] = [LossAverage(), *copy.deepcopy(templates)]
-
-
-def _begin(ctx: Context, split: str) -> None:
-    if not ctx.metrics[split]:  # `evaluate` has no on_fit_begin
-        _copy_templates(ctx, split)
-    for metric in ctx.metrics[split]:
-        metric.reset()
 
 
 def _update(ctx: Context, split: str) -> None:
@@ -119,7 +144,7 @@ def detached(pred: Any) -> Any:
         try:
             return map_tensors(torch.Tensor.detach, pred)
         except TypeError:  # something in it is neither a tensor nor a container
-            return pred
+            return cast(Any, pred)
     return pred
 
 

@@ -45,7 +45,7 @@ class MixedPrecision(Callback):
         <luzpy.callbacks.MixedPrecision: dtype by device>
     """
 
-    weight = float("-inf")  # before every callback that looks at gradients
+    weight: float = float("-inf")  # before every callback that looks at gradients
 
     def __init__(self, *, dtype: torch.dtype | None = None, **grad_scaler_options: Any) -> None:
         if dtype is not None and dtype not in DTYPES:

@@ -33,7 +33,7 @@ class Mixing(Callback, ABC):
             raise ValueError("`alpha` must be positive, got 0.")
         _check_flag("run_valid", run_valid)
         _check_flag("auto_loss", auto_loss)
-        self.alpha = float(alpha)
+        self.alpha: float = float(alpha)
         self.run_valid = run_valid
         self.auto_loss = auto_loss
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, final
+from typing import Any, cast, final
 
 from luzpy.callback import Callback
 from luzpy.callbacks.monitor import Monitor
 from luzpy.context import Context
+from luzpy.files.atomic import real_path
 from luzpy.files.checkpoint import write_checkpoint
 from luzpy.files.template import PathTemplate
 
@@ -31,6 +32,7 @@ class ModelCheckpoint(Callback):
         min_delta: An improvement must be larger than this.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of bounds, or the template has another field.
         LuzError: In a run: if there is no such quantity, or the file cannot be written.
 
@@ -48,11 +50,14 @@ class ModelCheckpoint(Callback):
         mode: str = "min",
         min_delta: float = 0,
     ) -> None:
+        real_path(path)
+        if not isinstance(cast(Any, save_best_only), bool):
+            raise TypeError(f"`save_best_only` must be True or False, got {save_best_only!r}.")
         name = os.fspath(path)
         if name.endswith(("/", os.sep)):
             name += DEFAULT_NAME
-        self.path = PathTemplate(name)
-        self.monitor = Monitor(monitor, mode, min_delta)
+        self.path: PathTemplate = PathTemplate(name)
+        self.monitor: Monitor = Monitor(monitor, mode, min_delta)
         self.save_best_only = save_best_only
         self.current_best: float | None = None
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, final
 
 from luzpy.callback import Callback
 from luzpy.callbacks.metrics import computed
 from luzpy.context import Context
+from luzpy.errors import LuzError
 from luzpy.loader import batch_count
 from luzpy.metrics.base import format_value
 
@@ -119,7 +122,8 @@ class Progress(Callback):
         begun = perf_counter()
         rows: dict[str, float] = {}
         for metric in ctx.metrics.get(split, []):
-            rows |= computed(ctx, metric)
+            with suppress(LuzError):  # some cannot be computed yet; at the epoch's end they must
+                rows |= computed(ctx, metric)
         self._bar.update(self._count)
         self._count = 0
         if rows:
@@ -139,14 +143,15 @@ def open_bar(title: str, total: int | None) -> Any:
     """A tqdm bar, for the terminal or the notebook, that vanishes when closed."""
     from tqdm.auto import tqdm
 
-    in_terminal: dict[str, Any] = (
-        {} if in_notebook() else {"file": sys.stdout, "dynamic_ncols": True}
-    )
-    if total is not None and not in_notebook():
-        in_terminal["bar_format"] = (
-            "{desc}: {n_fmt}/{total_fmt} [{bar:24}] - ETA: {remaining}{postfix}"
-        )
-        in_terminal["ascii"] = " ="
+    in_terminal: dict[str, Any] = {}
+    if not in_notebook():
+        in_terminal = {"file": sys.stdout, "dynamic_ncols": True}
+        if total is not None:
+            # A narrow terminal keeps the time left and the metrics, and shortens the bar.
+            width = 24 if shutil.get_terminal_size().columns >= 100 else 10
+            in_terminal["ascii"] = " ="
+            bar = f"[{{bar:{width}}}] - ETA: {{remaining}}{{postfix}}"
+            in_terminal["bar_format"] = f"{{desc}}: {{n_fmt}}/{{total_fmt}} {bar}"
     return tqdm(total=total, desc=title, leave=False, unit="batch", **in_terminal)
 
 
@@ -160,7 +165,7 @@ def _listed(rows: dict[str, float], names: dict[str, str]) -> str:
 
 def _epoch_metrics(ctx: Context, split: str) -> str:
     epochs = ctx.records["metrics"].get(split, [])
-    rows = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
+    rows: dict[str, float] = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
     return _listed(rows, _display_names(ctx, split))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import final
+from typing import Any, cast, final
 
 from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.errors import LuzError
+from luzpy.files.atomic import real_path
 from luzpy.files.checkpoint import read_checkpoint, restore_checkpoint
 
 
@@ -29,6 +30,7 @@ class ResumeFromCheckpoint(Callback):
         restore_callbacks_state: Whether to take the callbacks' state.
 
     Raises:
+        TypeError: If an argument is of the wrong type.
         LuzError: In a run: if the file cannot be used, or does not fit.
 
     Examples:
@@ -37,7 +39,7 @@ class ResumeFromCheckpoint(Callback):
         <luzpy.callbacks.ResumeFromCheckpoint: models>
     """
 
-    weight = float("inf")
+    weight: float = float("inf")
 
     def __init__(
         self,
@@ -47,7 +49,16 @@ class ResumeFromCheckpoint(Callback):
         restore_optimizer_state: bool = False,
         restore_callbacks_state: bool = False,
     ) -> None:
-        self.path = Path(path)
+        real_path(path)
+        for name, flag in (
+            ("restore_model_state", restore_model_state),
+            ("restore_records", restore_records),
+            ("restore_optimizer_state", restore_optimizer_state),
+            ("restore_callbacks_state", restore_callbacks_state),
+        ):
+            if not isinstance(cast(Any, flag), bool):
+                raise TypeError(f"`{name}` must be True or False, got {flag!r}.")
+        self.path: Path = Path(path)
         self.restore_model_state = restore_model_state
         self.restore_records = restore_records
         self.restore_optimizer_state = restore_optimizer_state
@@ -55,7 +66,8 @@ class ResumeFromCheckpoint(Callback):
 
     def on_fit_begin(self, ctx: Context) -> None:
         """Put the checkpoint into the run."""
-        path = newest_checkpoint(self.path) if self.path.is_dir() else self.path
+        place = real_path(self.path)
+        path = newest_checkpoint(place) if place.is_dir() else place
         if path is None or not path.exists():
             warnings.warn(
                 f"There is no checkpoint at {self.path}: the run starts afresh.",
@@ -79,7 +91,9 @@ class ResumeFromCheckpoint(Callback):
             callbacks=self.restore_callbacks_state,
         )
         if self.restore_records:
-            ctx.epoch = content["epoch"]
+            # Of AutoResume's files some are of an epoch that is not over.
+            part = content.get("resume", {}).get("part", "epoch")
+            ctx.epoch = content["epoch"] - (part != "epoch")
 
     def __repr__(self) -> str:
         return f"<luzpy.callbacks.ResumeFromCheckpoint: {self.path}>"
@@ -92,7 +106,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
         if path.is_file() and not path.name.startswith("."):
             try:
                 content = read_checkpoint(path)
-            except LuzError:
+            except LuzError as err:
+                if _is_archive(path):  # as torch's are, and few others
+                    warnings.warn(f"Passed over: {err}", UserWarning, stacklevel=4)
                 continue
             found.append((content["epoch"], path.stat().st_mtime_ns, path))
     return max(found)[2] if found else None
+
+
+def _is_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"

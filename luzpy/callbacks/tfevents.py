@@ -50,8 +50,8 @@ class TFEvents(Callback):
     ) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError("TFEvents needs TensorBoard: pip install 'luzpy[tensorboard]'.")
-        self.logdir = Path(logdir).expanduser()
-        self.histograms = _checked_histograms(histograms)
+        self.logdir: Path = Path(logdir).expanduser()
+        self.histograms: Any = _checked_histograms(histograms)
         self._writers: dict[str, Any] = {}
 
     def on_fit_begin(self, ctx: Context) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from luzpy.errors import LuzError
 
@@ -20,55 +21,104 @@ def written_atomically(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
 
     It is written beside `path`, in the same file system, synchronised, and renamed; then the
     folder is synchronised. It gets the permissions that the umask gives. What a killed write left
-    behind is removed.
+    behind is removed. Where `path` is a symbolic link, the file it points to is replaced.
 
     Args:
-        path: The file; missing folders are made.
+        path: The file; missing folders are made, `~` is the home folder.
 
     Raises:
+        TypeError: If `path` is not a path.
         LuzError: If it cannot be written, for example because the disk is full; what was at
             `path` is still there.
     """
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_MARK}")
+    target = real_path(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():
+            raise LuzError(f"`path` must name a file, got {os.fspath(path)!r}, which is no file.")
+        _make_folder(target.parent)
         _remove_leftovers(target)
+        partial, file = _open_partial(target)
         try:
-            with partial.open("xb") as file:
+            with file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, target)
+                if os.name != "nt":  # Windows renames closed files only
+                    os.replace(partial, target)
+            if os.name == "nt":
+                os.replace(partial, target)
         finally:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 partial.unlink()
         _sync_folder(target.parent)
     except OSError as err:
-        raise LuzError(f"{target} could not be written: {err}") from err
+        raise LuzError(f"{os.fspath(path)} could not be written: {err}") from err
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """Where a file really lies: `~` and symbolic links are followed.
+
+    Raises:
+        TypeError: If `path` is not a path.
+        ValueError: If it is empty, or has a zero byte in it.
+    """
+    if not _is_path(path):
+        raise TypeError(f"`path` must be a path, got {path!r}.")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise ValueError(f"`path` must be a path, got {path!r}.")
+    return Path(os.path.realpath(Path(path).expanduser()))
+
+
+def _is_path(path: Any) -> bool:
+    return isinstance(path, (str, os.PathLike)) and isinstance(os.fspath(path), str)
+
+
+def _open_partial(target: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `target`, locked for as long as its writer lives."""
+    while True:
+        # Shortened: the longest name that a file may have is left for the target's own.
+        name = f"{_prefix(target)}{secrets.token_hex(8)}{_MARK}"
+        partial = target.with_name(name)
+        file = partial.open("xb")
+        if _locked(file) and not partial.exists():  # taken for a leftover before it was locked
+            file.close()
+            continue
+        return partial, file
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:40]}."
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Take the lock of a partial file, if nobody has it. The system frees it when we die."""
+    if os.name == "nt":
+        return True  # open files cannot be removed there
+    import fcntl
+
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _remove_leftovers(target: Path) -> None:
-    prefix = f".{target.name}."
+    prefix = _prefix(target)
     for path in target.parent.iterdir():
-        name = path.name
-        if not (name.startswith(prefix) and name.endswith(_MARK)):
+        if not (path.name.startswith(prefix) and path.name.endswith(_MARK)):
             continue
-        pid = name[len(prefix) :].partition("-")[0]
-        if pid.isdigit() and (int(pid) == os.getpid() or _is_running(int(pid))):
-            continue
-        with suppress(OSError):
-            path.unlink()
+        with suppress(OSError), path.open("rb") as file:
+            # A number of a process would say little: containers begin at 1 over and over again.
+            if _locked(file):
+                path.unlink()
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _make_folder(folder: Path) -> None:
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _sync_folder(made.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -77,5 +127,8 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as err:
+        if err.errno != errno.EINVAL:  # a file system that has no such thing
+            raise
     finally:
         os.close(descriptor)

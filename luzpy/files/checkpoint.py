@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -11,7 +11,7 @@ from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.errors import LuzError
 from luzpy.files import container
-from luzpy.files.saving import load_state
+from luzpy.files.saving import check_state, load_state
 from luzpy.loop import unwrapped
 from luzpy.plain import first_foreign, plain, unplain
 
@@ -22,24 +22,27 @@ def checkpoint_content(ctx: Context) -> dict[str, Any]:
     """Epoch, records, and the states of the model, the optimizers and the callbacks.
 
     Raises:
-        LuzError: If a callback's state holds more than tensors and plain values; it names both.
+        LuzError: If a state holds more than tensors and plain values; it says whose, and where.
     """
     content: dict[str, Any] = {
         "epoch": ctx.epoch,
         "records": plain(ctx.records),
-        "model": unwrapped(ctx.model).state_dict(),
-        "optimizers": {name: opt.state_dict() for name, opt in ctx.optimizers.items()},
+        "model": plain(unwrapped(ctx.model).state_dict()),
+        "optimizers": {name: plain(opt.state_dict()) for name, opt in ctx.optimizers.items()},
+        "optimizer_types": {name: type(opt).__name__ for name, opt in ctx.optimizers.items()},
         "callbacks": [[_name(cb), plain(_state(cb))] for cb in ctx.callbacks],
     }
-    for name, state in content["callbacks"]:
-        foreign = first_foreign(state, "state_dict()")
+    owners = [("The records", "ctx.records", content["records"])]
+    owners += [("The model", "state_dict()", content["model"])]
+    for kind, states in (
+        ("The optimizer", content["optimizers"].items()),
+        ("The callback", content["callbacks"]),
+    ):
+        owners += [(f"{kind} {name}", "state_dict()", state) for name, state in states]
+    for owner, where, state in owners:
+        foreign = first_foreign(state, where)
         if foreign:
-            raise LuzError(
-                f"The callback {name} must have a state of tensors and plain values, got {foreign}."
-            )
-    foreign = first_foreign(content["records"], "ctx.records")
-    if foreign:
-        raise LuzError(f"The records must be tensors and plain values, got {foreign}.")
+            raise LuzError(f"{owner} must have a state of tensors and plain values, got {foreign}.")
     return content
 
 
@@ -49,7 +52,7 @@ def write_checkpoint(ctx: Context, path: Path) -> None:
     Raises:
         LuzError: If it cannot be written.
     """
-    container.write(path, "checkpoint", checkpoint_content(ctx))
+    container.write(path, container.CHECKPOINT, checkpoint_content(ctx))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is no file.
         LuzError: If it cannot be used.
     """
-    return container.read(path, "checkpoint", map_location="cpu")
+    return container.read(path, container.CHECKPOINT)
 
 
 def restore_checkpoint(
@@ -75,47 +78,72 @@ def restore_checkpoint(
     """Put the chosen parts of a checkpoint into a run.
 
     Raises:
-        LuzError: If they do not fit the run.
+        LuzError: If they do not fit the run; nothing is changed then.
     """
+    check_fit(ctx, content, path, model=model, optimizers=optimizers, callbacks=callbacks)
     if model:
-        load_state(ctx.model, content["model"], path)
+        load_state(ctx.model, unplain(content["model"]), path)
     if optimizers:
-        _restore_optimizers(ctx, content["optimizers"], path)
+        for name, optimizer in ctx.optimizers.items():
+            try:
+                optimizer.load_state_dict(unplain(content["optimizers"][name]))
+            except (ValueError, KeyError, RuntimeError) as err:
+                raise LuzError(f"{path} does not fit the optimizer {name!r}: {err}") from err
     if records:
         ctx.records.clear()
         ctx.records.update(unplain(content["records"]))
     if callbacks:
-        _restore_callbacks(ctx, content["callbacks"], path)
+        for callback, (_, state) in zip(ctx.callbacks, content["callbacks"], strict=True):
+            if state is not None:
+                cast("Any", callback).load_state_dict(unplain(state))
 
 
-def _restore_optimizers(ctx: Context, states: dict[str, Any], path: Path) -> None:
-    if states.keys() != ctx.optimizers.keys():
-        raise LuzError(
-            f"{path} does not fit the run: it has the optimizers {', '.join(states)} instead of "
-            f"{', '.join(ctx.optimizers)}."
-        )
-    for name, optimizer in ctx.optimizers.items():
-        try:
-            optimizer.load_state_dict(states[name])
-        except (ValueError, KeyError, RuntimeError) as err:
-            raise LuzError(f"{path} does not fit the optimizer {name!r}: {err}") from err
+def check_fit(
+    ctx: Context,
+    content: dict[str, Any],
+    path: Path,
+    *,
+    model: bool = True,
+    optimizers: bool = True,
+    callbacks: bool = True,
+) -> None:
+    """Raise unless the chosen parts of a checkpoint fit the run.
+
+    Raises:
+        LuzError: If they do not; it names the path and what differs.
+    """
+    if model:
+        check_state(ctx.model, content["model"], path)
+    if optimizers:
+        own = {name: type(optimizer).__name__ for name, optimizer in ctx.optimizers.items()}
+        _check_same("optimizers", content["optimizer_types"], own, path)
+        for name, optimizer in ctx.optimizers.items():
+            sizes = [len(group["params"]) for group in content["optimizers"][name]["param_groups"]]
+            here = [len(group["params"]) for group in optimizer.param_groups]
+            _check_same(f"parameter groups of the optimizer {name!r}", sizes, here, path)
+    if callbacks:
+        own_names = [_name(callback) for callback in ctx.callbacks]
+        _check_same("callbacks", [name for name, _ in content["callbacks"]], own_names, path)
+        for callback, (name, state) in zip(ctx.callbacks, content["callbacks"], strict=True):
+            if state is not None and not hasattr(callback, "load_state_dict"):
+                raise LuzError(
+                    f"{name} has a `state_dict` but no `load_state_dict` to take it back."
+                )
 
 
-def _restore_callbacks(ctx: Context, states: list[Any], path: Path) -> None:
-    found = [name for name, _ in states]
-    own = [_name(callback) for callback in ctx.callbacks]
+def _check_same(what: str, found: Any, own: Any, path: Path) -> None:
     if found != own:
         raise LuzError(
-            f"{path} does not fit the run: it was written with the callbacks {', '.join(found)}, "
-            f"this run has {', '.join(own)}."
+            f"{path} does not fit the run: it was written with the {what} {_listed(found)}, this "
+            f"run has {_listed(own)}."
         )
-    for callback, (name, state) in zip(ctx.callbacks, states, strict=True):
-        if state is None:
-            continue
-        load = getattr(callback, "load_state_dict", None)
-        if load is None:
-            raise LuzError(f"{name} has a `state_dict` but no `load_state_dict` to take it back.")
-        load(unplain(state))
+
+
+def _listed(names: Any) -> str:
+    if isinstance(names, dict):
+        pairs = cast("dict[str, str]", names).items()
+        return ", ".join(f"{name} ({kind})" for name, kind in pairs)
+    return ", ".join(map(str, names))
 
 
 def _state(callback: Callback) -> Any:
@@ -132,5 +160,5 @@ def to_cpu_copy(state: Any) -> Any:
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {key: to_cpu_copy(item) for key, item in state.items()}
+        return {k: to_cpu_copy(item) for k, item in cast("dict[Any, Any]", state).items()}
     return state

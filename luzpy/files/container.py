@@ -17,12 +17,37 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from luzpy.errors import LuzError
-from luzpy.files.atomic import written_atomically
+from luzpy.files.atomic import real_path, written_atomically
+from luzpy.plain import first_foreign
 
 VERSION = 1
 _MARK = b"LUZPY"
 _TRAILER = len(_MARK) + 1 + hashlib.sha256().digest_size + 4
 _BLOCK = 1 << 20
+_DEPTH = 100
+
+FITTED, WEIGHTS, CHECKPOINT = "fitted model", "model's weights", "checkpoint"
+_Kinds = dict[str, type | tuple[type, ...]]
+FIELDS: dict[str, _Kinds] = {
+    FITTED: {
+        "module": (str, type(None)),
+        "state": dict,
+        "records": dict,
+        "hparams": dict,
+        "opt_hparams": dict,
+        "stopped": str,
+    },
+    WEIGHTS: {"state": dict},
+    CHECKPOINT: {
+        "epoch": int,
+        "records": dict,
+        "model": dict,
+        "optimizers": dict,
+        "optimizer_types": dict,
+        "callbacks": list,
+    },
+}
+"""What a file of each kind must hold."""
 
 
 class _Hashing:
@@ -31,29 +56,54 @@ class _Hashing:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.sha256.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as err:
+            self.error = err  # torch makes another error of it
+            raise
 
     def flush(self) -> None:
         self._file.flush()
 
 
 def write(path: str | os.PathLike[str], kind: str, content: dict[str, Any]) -> None:
-    """Write `content`, tensors and plain values, as a luzpy file of this kind.
+    """Write `content` as a luzpy file of this kind.
 
     Raises:
         LuzError: If it cannot be written.
     """
     with written_atomically(path) as file:
         hashing = _Hashing(file)
-        torch.save({"luzpy": kind, **content}, cast(BinaryIO, hashing))
-        file.write(_MARK + bytes([VERSION]) + hashing.sha256.digest() + _MARK[-4:])
+        try:
+            torch.save({"luzpy": kind, **content}, cast(BinaryIO, hashing))
+        except Exception as err:
+            reason = hashing.error or err
+            raise LuzError(f"{os.fspath(path)} could not be written: {reason}") from reason
+        head = _MARK + bytes([VERSION])
+        hashing.sha256.update(head)
+        file.write(head + hashing.sha256.digest() + _MARK[-4:])
+
+
+def check_plain(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Raise unless `read` will read `content` back without running code.
+
+    Raises:
+        LuzError: If something in it is neither a tensor nor plain; it says what and where.
+    """
+    for name, value in content.items():
+        foreign = first_foreign(value, name)
+        if foreign:
+            raise LuzError(
+                f"{os.fspath(path)} can only hold tensors and plain values, got {foreign}."
+            )
 
 
 def read(
-    path: str | os.PathLike[str], kind: str, *, trusted: bool = False, map_location: Any = None
+    path: str | os.PathLike[str], kind: str, *, trusted: bool = False, map_location: Any = "cpu"
 ) -> dict[str, Any]:
     """Read a luzpy file of this kind.
 
@@ -65,32 +115,42 @@ def read(
         map_location: Where tensors go, as in `torch.load`.
 
     Raises:
+        TypeError: If `path` is not a path.
         FileNotFoundError: If there is no file.
         LuzError: If it is truncated, altered, foreign, of another kind, of a later version, or
             holds more than tensors and plain values; it names the path.
     """
-    target = Path(path)
+    target = real_path(path)
     if not target.exists():
-        raise FileNotFoundError(f"There is no file {target}.")
+        raise FileNotFoundError(f"There is no file {os.fspath(path)}.")
+    if not target.is_file():
+        raise LuzError(f"{os.fspath(path)} could not be read: it is no file.")
     try:
         with target.open("rb") as file:
-            _check(file, target)
+            size = _check(file, Path(path))
             content = torch.load(file, map_location=map_location, weights_only=not trusted)
+    except LuzError:
+        raise
     except pickle.UnpicklingError as err:
         raise LuzError(
-            f"{target} holds more than tensors and plain values; nothing of it was run. If you "
-            f"trust where it comes from, load it with trusted=True. ({str(err).splitlines()[0]})"
+            f"{os.fspath(path)} holds more than tensors and plain values; nothing of it was run. "
+            "If you trust where it comes from, load it with trusted=True. "
+            f"({_reason(err)})"
         ) from err
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as err:
-        raise LuzError(f"{target} could not be read: {err}") from err
-    found = content.get("luzpy") if isinstance(content, dict) else None
-    if found != kind:
-        raise LuzError(f"{target} must be a luzpy file with a {kind}, got one with a {found}.")
+    except Exception as err:  # whatever the unpickler stumbles over
+        raise LuzError(f"{os.fspath(path)} could not be read: {err}") from err
+    _check_content(content, kind, size, path)
     return cast("dict[str, Any]", content)
 
 
-def _check(file: BinaryIO, path: Path) -> None:
-    """Raise unless the file is whole and ours; leaves it at its start."""
+def _reason(err: Exception) -> str:
+    """What torch found, without its advice to unpickle the file."""
+    found = [line for line in str(err).splitlines() if "WeightsUnpickler error:" in line]
+    return found[0].partition("WeightsUnpickler error:")[2].strip() if found else "no reason given"
+
+
+def _check(file: BinaryIO, path: Path) -> int:
+    """Raise unless the file is whole and ours; its size. Leaves it at its start."""
     size = file.seek(0, os.SEEK_END)
     body = size - _TRAILER
     file.seek(max(body, 0))
@@ -109,6 +169,7 @@ def _check(file: BinaryIO, path: Path) -> None:
         block = file.read(min(_BLOCK, left))
         sha256.update(block)
         left -= len(block)
+    sha256.update(trailer[: len(_MARK) + 1])
     if sha256.digest() != trailer[len(_MARK) + 1 : -4]:
         raise LuzError(f"{path} is damaged: its checksum does not match.")
     file.seek(0)
@@ -117,4 +178,40 @@ def _check(file: BinaryIO, path: Path) -> None:
             # torch compresses nothing: an entry larger than the file is a bomb.
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
                 raise LuzError(f"{path} holds a compressed entry, {entry.filename!r}.")
+            if entry.filename.endswith("constants.pkl"):
+                raise LuzError(f"{path} holds a TorchScript program, not a luzpy file's content.")
     file.seek(0)
+    return size
+
+
+def _check_content(content: Any, kind: str, size: int, path: str | os.PathLike[str]) -> None:
+    fields = cast("dict[str, Any]", content if type(content) is dict else {})
+    found = fields.get("luzpy")
+    if found != kind:
+        raise LuzError(
+            f"{os.fspath(path)} must be a luzpy file with a {kind}, got one with a {found!r:.60}."
+        )
+    for name, types in FIELDS.get(kind, {}).items():
+        if not isinstance(fields.get(name), types):
+            raise LuzError(
+                f"{os.fspath(path)} is no {kind} that luzpy wrote: its {name!r} is "
+                f"{type(fields.get(name)).__name__}."
+            )
+    if not _is_finite(content, size):
+        raise LuzError(f"{os.fspath(path)} holds a nest of values that is larger than the file.")
+
+
+def _is_finite(content: Any, limit: int) -> bool:
+    """Whether walking through `content` ends: references can nest one list a billion times."""
+    stack = [(content, 0)]
+    seen = 0
+    while stack:
+        value, depth = stack.pop()
+        seen += 1
+        if seen + len(stack) > limit or depth > _DEPTH:
+            return False
+        if isinstance(value, dict):
+            stack += [(item, depth + 1) for item in cast("dict[Any, Any]", value).values()]
+        elif isinstance(value, (list, tuple, set)):
+            stack += [(item, depth + 1) for item in cast("list[Any]", value)]
+    return True

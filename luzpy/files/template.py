@@ -28,8 +28,10 @@ class PathTemplate:
         if not self.template:
             raise ValueError("`path` must not be empty, got ''.")
         try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(self.template)]
-            unknown = [name for name in fields if name is not None and name not in FIELDS]
+            parts = list(string.Formatter().parse(self.template))
+            unknown = [name for _, name, _, _ in parts if name is not None and name not in FIELDS]
+            # A format may have fields of its own.
+            unknown += [form for _, _, form, _ in parts if form and "{" in form]
             if not unknown:
                 self.fill(epoch=1, monitor_name="valid_loss", monitor=0.5)
         except (ValueError, KeyError, IndexError) as err:

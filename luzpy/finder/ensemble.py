@@ -35,6 +35,7 @@ class Ensemble(nn.Module):
         models: The models. Their weights are copied.
 
     Attributes:
+        size: How many models there are.
         losses: The loss of each model in the batch at hand, of shape (models,).
     """
 
@@ -47,7 +48,8 @@ class Ensemble(nn.Module):
             nn.Parameter(parameters[name].detach().clone()) for name in self.names
         )
         self.state = {name: buffer.clone() for name, buffer in buffers.items()}
-        self.losses = torch.zeros(len(models))
+        self.size = len(models)
+        self.losses = torch.zeros(self.size)
 
     def forward(self, x: Any) -> Any:
         """The models' predictions, stacked along a new first dimension."""

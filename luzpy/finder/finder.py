@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Generator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
-from luzpy.callback import Callback, check_callbacks
-from luzpy.callbacks.auto_resume import AutoResume
-from luzpy.callbacks.early_stopping import EarlyStopping
+from luzpy.build import build_model
+from luzpy.callback import Callback
 from luzpy.callbacks.interrupt import Interrupt
-from luzpy.callbacks.keep_best_model import KeepBestModel
-from luzpy.callbacks.lr_scheduler import LRScheduler
 from luzpy.callbacks.metrics import Metrics
-from luzpy.callbacks.model_checkpoint import ModelCheckpoint
 from luzpy.callbacks.progress import is_interactive, open_bar
 from luzpy.callbacks.train_valid import TrainValid
 from luzpy.checks import check_accelerator, check_verbose, with_defaults
@@ -28,24 +23,18 @@ from luzpy.context import Context
 from luzpy.data import tensors_in
 from luzpy.device import Accelerator, to_device
 from luzpy.errors import LuzError
-from luzpy.finder.lr_records import LRRecords
-from luzpy.finder.sweep import RecordLoss, StopRule, SweepLR, learning_rates
+from luzpy.finder.arguments import allowed_callbacks, check_sweep, with_start_lr
+from luzpy.finder.ensemble import Ensemble, swap_parameters, why_apart
+from luzpy.finder.lr_records import LRRecords, curves_of
+from luzpy.finder.summary import disjoint
+from luzpy.finder.sweep import Curve, RecordLoss, StopRule, SweepLR, learning_rates
 from luzpy.fitting import prepare_data, prepare_fit
 from luzpy.loader import Options, batch_count, batches, generators_of
-from luzpy.loop import run_fit
+from luzpy.loop import run_fit, unwrapped
 from luzpy.random_state import RandomState, preserved_random_state
 
 if TYPE_CHECKING:
     from luzpy.module import LuzModule
-
-REFUSED: dict[type[Callback], str] = {
-    EarlyStopping: "it ends training by epochs, which a finder does not have",
-    ModelCheckpoint: "it writes files by epochs, which a finder does not have",
-    KeepBestModel: "it keeps the best epoch, which a finder does not have",
-    AutoResume: "it keeps the state of a run in a file, and a finder's is thrown away",
-    LRScheduler: "it sets the learning rate, which the finder varies",
-}
-"""Callbacks that the finder refuses, and why."""
 
 ENDLESS = 2**62
 
@@ -110,7 +99,7 @@ def lr_finder(
         (20, 2)
     """
     check_sweep(steps, start_lr, end_lr, runs, valid_batches, stop_div)
-    chosen = _allowed(callbacks)
+    chosen = allowed_callbacks(callbacks)
     talk = check_verbose(verbose)
     place = check_accelerator(accelerator)
     with preserved_random_state():
@@ -119,53 +108,122 @@ def lr_finder(
         if n_rungs is None:
             raise ValueError("`steps` must be given for data of unknown length, got None.")
         rates = learning_rates(n_rungs, start_lr, end_lr, log_spaced_intervals)
-        sweep_model = _with_start_lr(model, start_lr)
-        found: list[LRRecords] = []
         loaders = [loader] if held_out is None else [loader, held_out]
         with _restarting(loaders) as restart, _bar(talk, n_rungs * runs) as bar:
             watched = None if held_out is None else _fixed_batches(model, held_out, valid_batches)
-            for run in range(runs):
-                restart()
-                sweep = SweepLR(rates, opt_name)
-                record = RecordLoss(sweep, StopRule(stop_div), watched, bar)
-                defaults = (
-                    (TrainValid, Interrupt) if not chosen else (TrainValid, Metrics, Interrupt)
-                )
-                ctx = prepare_fit(
-                    sweep_model,
-                    loader,
-                    None,
-                    epochs=(0, ENDLESS),
-                    callbacks=with_defaults(defaults, [*chosen, sweep, record]),
-                    accelerator=place,
-                    verbose=False,
-                    run=run,
-                )
-                stopped = _run(ctx, record)
-                found.append(_frame(rates, record, stopped, run + 1 if runs > 1 else None))
-                if stopped == "interrupted":
-                    break
-    records = _joined(found)
+            sweeps = _Sweeps(
+                model=with_start_lr(model, start_lr),
+                loader=loader,
+                valid_data=watched,
+                rates=rates,
+                rule=StopRule(stop_div),
+                opt_name=opt_name,
+                callbacks=chosen,
+                accelerator=place,
+                restart=restart,
+                bar=bar,
+            )
+            curves, interrupted = sweeps.run(runs, talk)
+    records = _records(rates, curves, interrupted, several=runs > 1)
+    if runs > 1 and disjoint(curves_of(records)):
+        warnings.warn(
+            "Two initial weights give ranges of learning rates that have none in common: the "
+            "suggestion depends on chance. Raise `runs` or `steps`, or take larger batches.",
+            UserWarning,
+            stacklevel=2,
+        )
     if talk and not is_interactive():
         print(f"Learning rate finder: {len(records)} rungs, {records.stopped}")
     return records
 
 
-def _run(ctx: Context, record: RecordLoss) -> str:
-    """Run to the end; how it ended."""
-    try:
-        run_fit(ctx)
-    except Exception:
-        # A diverged model can make the loss itself raise, some rungs after the first loss that
-        # was not finite or in its place: that is where the sweep ends.
-        reason = record.look()
-        if reason is None and record.losses and not _finite(ctx):
-            record.losses.append(math.nan)
-            reason = "not finite"
-        if reason != "not finite":
-            raise
-        return reason
-    return ctx.stopped
+@attrs.frozen(kw_only=True)
+class _Sweeps:
+    """One sweep or several, from the same random state."""
+
+    model: LuzModule
+    loader: DataLoader[Any]
+    valid_data: Any
+    rates: list[float]
+    rule: StopRule
+    opt_name: str | None
+    callbacks: list[Callback]
+    accelerator: Accelerator
+    restart: Callable[[], None]
+    bar: Any
+
+    def run(self, runs: int, talk: bool) -> tuple[list[Curve], bool]:
+        """The curves, and whether Ctrl-C cut them short."""
+        if runs > 1:
+            together, reason = self._together(runs)
+            if talk:
+                print(f"{runs} runs " + (f"one after another: {reason}" if reason else "together"))
+            if together is not None:
+                return self._sweep(*together)
+        curves: list[Curve] = []
+        for run in range(runs):
+            found, interrupted = self._sweep(self._context(run))
+            curves += found
+            if interrupted:
+                return curves, True
+        return curves, False
+
+    def _context(self, run: int) -> Context:
+        defaults = (TrainValid, Metrics, Interrupt) if self.callbacks else (TrainValid, Interrupt)
+        return prepare_fit(
+            self.model,
+            self.loader,
+            None,
+            epochs=(0, ENDLESS),
+            callbacks=with_defaults(defaults, self.callbacks),
+            accelerator=self.accelerator,
+            verbose=False,
+            run=run,
+        )
+
+    def _together(self, runs: int) -> tuple[tuple[Context, Ensemble] | None, str]:
+        """A context that trains all models at once; else None, and why not."""
+        if self.callbacks:
+            return None, "there are callbacks"
+        if self.model.loss is None or self.model.backward is not None:
+            return None, "the loss or the backward pass is the module's own"
+        if isinstance(self.loader.dataset, IterableDataset):
+            return None, "the data can only be gone through from its start"
+        ctx = self._context(0)
+        if getattr(unwrapped(ctx.model), "step", None) is not None:
+            return None, "the step is the module's own"
+        others = [build_model(self.model, self.model.hparams, run) for run in range(1, runs)]
+        models = [ctx.model, *(self.accelerator.prepare_model(other) for other in others)]
+        self.restart()
+        ctx.batch = self.accelerator.prepare_batch(next(iter(batches(self.loader))))
+        assert ctx.loss_fn is not None
+        reason = why_apart(models, ctx.optimizers, ctx.loss_fn, ctx.input, ctx.target)
+        if reason:
+            return None, reason
+        ensemble = Ensemble(models)
+        swap_parameters(next(iter(ctx.optimizers.values())), ctx.model, ensemble)
+        ctx.loss_fn = ensemble.together(ctx.loss_fn)
+        ctx.model = ensemble
+        return (ctx, ensemble), ""
+
+    def _sweep(self, ctx: Context, ensemble: Ensemble | None = None) -> tuple[list[Curve], bool]:
+        sweep = SweepLR(self.rates, self.opt_name)
+        record = RecordLoss(sweep, self.rule, self.valid_data, self.bar, ensemble)
+        ctx.callbacks = [*ctx.callbacks, sweep, record]
+        self.restart()
+        try:
+            run_fit(ctx)
+        except Exception:
+            # A diverged model can make the loss itself raise, at a loss that is not finite or some
+            # rungs after it: that is where the sweep ends.
+            record.look()
+            curves = record.curves()
+            if any(curve.stopped == "not finite" for curve in curves):
+                return curves, False
+            if not curves[0].losses or _finite(ctx):
+                raise
+            record.end_with_nan()
+        return record.curves(), ctx.stopped == "interrupted"
 
 
 def _finite(ctx: Context) -> bool:
@@ -174,79 +232,20 @@ def _finite(ctx: Context) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
-def _frame(rates: list[float], record: RecordLoss, stopped: str, run: int | None) -> LRRecords:
-    n = len(record.losses)
-    columns: dict[str, Any] = {} if run is None else {"run": [run] * n}
-    columns |= {"lr": rates[:n], "loss": record.losses}
-    if record.valid_data is not None:
-        valid_losses = record.valid_losses[:n]
-        columns["valid_loss"] = valid_losses + [math.nan] * (n - len(valid_losses))
-    return LRRecords(columns, stopped=stopped)
-
-
-def _joined(found: list[LRRecords]) -> LRRecords:
-    stopped = next((r.stopped for r in found if r.stopped != "completed"), "completed")
-    frames = [pd.DataFrame(records) for records in found]
+def _records(
+    rates: list[float], curves: list[Curve], interrupted: bool, *, several: bool
+) -> LRRecords:
+    frames: list[pd.DataFrame] = []
+    for run, curve in enumerate(curves, start=1):
+        n = len(curve.losses)
+        columns: dict[str, Any] = {"run": [run] * n} if several else {}
+        columns |= {"lr": rates[:n], "loss": curve.losses}
+        if curve.valid_losses is not None:
+            columns["valid_loss"] = curve.valid_losses
+        frames.append(pd.DataFrame(columns))
+    stopped = "interrupted" if interrupted else "completed"
+    stopped = next((curve.stopped for curve in curves if curve.stopped), stopped)
     return LRRecords(pd.concat(frames, ignore_index=True), stopped=stopped)
-
-
-def check_sweep(
-    steps: Any, start_lr: Any, end_lr: Any, runs: Any, valid_batches: Any, stop_div: Any
-) -> None:
-    """Raise unless the numbers describe a sweep."""
-    for name, value, optional in (
-        ("steps", steps, True),
-        ("runs", runs, False),
-        ("valid_batches", valid_batches, True),
-    ):
-        if optional and value is None:
-            continue
-        rule = f"`{name}` must be a positive whole number{' or None' if optional else ''}"
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{rule}, got {value!r}.")
-        if value < 1:
-            raise ValueError(f"{rule}, got {value!r}.")
-    for name, value in (("start_lr", start_lr), ("end_lr", end_lr)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"`{name}` must be a number, got {value!r}.")
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"`{name}` must be positive and finite, got {value!r}.")
-    if start_lr >= end_lr:
-        raise ValueError(
-            f"`start_lr` must be smaller than `end_lr`, got {start_lr!r} and {end_lr!r}."
-        )
-    if stop_div is not None:
-        if isinstance(stop_div, bool) or not isinstance(stop_div, (int, float)):
-            raise TypeError(f"`stop_div` must be a positive number or None, got {stop_div!r}.")
-        if not stop_div > 0:
-            raise ValueError(f"`stop_div` must be a positive number or None, got {stop_div!r}.")
-
-
-def _allowed(callbacks: Sequence[Callback] | Callback | None) -> list[Callback]:
-    given = check_callbacks(callbacks)
-    for callback in given:
-        for kind, reason in REFUSED.items():
-            if isinstance(callback, kind):
-                raise ValueError(
-                    f"`callbacks` must not hold {kind.__name__} in lr_finder: {reason}."
-                )
-    return given
-
-
-def _with_start_lr(model: LuzModule, start_lr: float) -> LuzModule:
-    """The model with a learning rate where its optimizer cannot be made without one."""
-    if "lr" in model.opt_hparams:
-        return model
-    maker = model.optimizer or getattr(model.module, "set_optimizers", None)
-    if maker is None:  # `module` is a function: only what it makes can tell
-        maker = getattr(model(), "set_optimizers", None)
-    try:
-        lr = inspect.signature(maker).parameters.get("lr")
-    except (TypeError, ValueError):
-        return model
-    if lr is None or lr.default is not inspect.Parameter.empty:
-        return model
-    return attrs.evolve(model, opt_hparams={**model.opt_hparams, "lr": start_lr})
 
 
 def _fixed_batches(model: LuzModule, loader: DataLoader[Any], count: int | None) -> Any:
@@ -257,7 +256,8 @@ def _fixed_batches(model: LuzModule, loader: DataLoader[Any], count: int | None)
     wanted = set(range(count))
     if total is not None and total > count:
         generator = torch.Generator().manual_seed(model.seed)
-        wanted = set(torch.randperm(total, generator=generator)[:count].tolist())
+        drawn = torch.randperm(total, generator=generator)[:count]
+        wanted = set(cast(Any, drawn).tolist())
     last = max(wanted)
     kept: list[Any] = []
     index = -1

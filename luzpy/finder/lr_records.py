@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from luzpy.errors import NoSuggestionError
+from luzpy.finder.curves import Curves, median_range
 from luzpy.finder.smoothing import exponential_average
-from luzpy.finder.suggest import DEFAULT_METHOD, METHODS, finite_part, minimum, steepest, suggest_lr
+from luzpy.finder.suggest import DEFAULT_METHOD, METHODS, suggest_lr
+from luzpy.finder.summary import summary
 from luzpy.plotting import plot
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from plotnine import ggplot
 
 
 class LRRecords(pd.DataFrame):
@@ -27,8 +36,12 @@ class LRRecords(pd.DataFrame):
     _metadata = ["stopped"]  # noqa: RUF012  (pandas' own protocol)
     stopped: str
 
+    if TYPE_CHECKING:  # pandas' stubs know no further arguments, and no `__init__`
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...  # noqa: D102
+
     def __init__(self, data: Any = None, *args: Any, stopped: str | None = None, **kwargs: Any):
-        super().__init__(data, *args, **kwargs)
+        cast(Any, super()).__init__(data, *args, **kwargs)
         self.stopped = stopped or getattr(data, "stopped", "completed")
 
     @property
@@ -36,14 +49,27 @@ class LRRecords(pd.DataFrame):
         return LRRecords
 
     def __finalize__(self, other: Any, method: str | None = None, **kwargs: Any) -> LRRecords:
-        super().__finalize__(other, method=method, **kwargs)
+        cast(Any, super()).__finalize__(other, method=method, **kwargs)
         if method == "concat":  # of which pandas hands on none of the parts' attributes
             parts = getattr(other, "input_objs", None) or getattr(other, "objs", ())
             reasons = (getattr(part, "stopped", "completed") for part in parts)
             self.stopped = next((r for r in reasons if r != "completed"), "completed")
         return self
 
-    plot = plot  # type: ignore[assignment]
+    def __repr__(self) -> str:
+        return "\n".join([super().__repr__(), *self._summary()])
+
+    def _repr_html_(self) -> str:
+        table = cast(Any, super())._repr_html_()
+        return "".join([table, *(f"<p>{escape(line)}</p>" for line in self._summary())])
+
+    def _summary(self) -> list[str]:
+        """The line below the table, where there is a curve to speak of."""
+        if len(self) == 0 or not {"lr", "loss"}.issubset(self.columns):
+            return []
+        return [summary(curves_of(self), self.stopped, self.suggest)]
+
+    plot: Callable[..., ggplot] = plot  # type: ignore[assignment]
 
     def smoothed(self, beta: float = 0.9) -> pd.Series[float]:
         """The bias-corrected exponential average of the loss, run by run.
@@ -58,14 +84,7 @@ class LRRecords(pd.DataFrame):
             ValueError: If `beta` is out of bounds.
         """
         check_beta(beta)
-        self._require("loss")
-        return self._averaged("loss", beta)
-
-    def _averaged(self, column: str, beta: float) -> pd.Series[float]:
-        smoothed = np.empty(len(self))
-        for positions in self._run_positions():
-            smoothed[positions] = exponential_average(self[column].to_numpy()[positions], beta)
-        return pd.Series(smoothed, index=self.index, name=f"smoothed_{column}")
+        return averaged(self, "loss", beta)
 
     def suggest(self, method: str = DEFAULT_METHOD) -> float:
         """A learning rate to train with.
@@ -73,7 +92,8 @@ class LRRecords(pd.DataFrame):
         The curve is cut at its first loss that is not finite, smoothed, and judged.
 
         Args:
-            method: `"valley"`, two thirds along the longest descent; `"minimum"`, a tenth of the
+            method: `"descent"`, a 2.5th of the rate at which four fifths of the way down are
+                done; `"valley"`, two thirds along the longest descent; `"minimum"`, a tenth of the
                 rate at the lowest smoothed loss; `"steepest"`, where it falls fastest against
                 log lr; `"slide"`, the last rate of the steep descent.
 
@@ -92,7 +112,7 @@ class LRRecords(pd.DataFrame):
         """What each run suggests, as long as at least half of them suggest anything."""
         found: list[float] = []
         refusals: list[NoSuggestionError] = []
-        for lr, loss in self._curves():
+        for lr, loss in curves_of(self):
             try:
                 found.append(suggest_lr(lr, loss, method))
             except NoSuggestionError as err:
@@ -122,44 +142,42 @@ class LRRecords(pd.DataFrame):
                 continue
             low, lr, high = np.quantile(found, [0.1, 0.5, 0.9])
             rows.append((method, float(lr), float(low), float(high)))
-        low, high = self._range()
-        rows.append(("range", nan, low, high))
+        rows.append(("range", nan, *median_range(curves_of(self))))
         return pd.DataFrame(rows, columns=["method", "lr", "low", "high"])
 
-    def _range(self) -> tuple[float, float]:
-        ends: list[tuple[float, float]] = []
-        for lr, loss in self._curves():
-            try:
-                suggest_lr(lr, loss, "steepest")
-            except NoSuggestionError:
-                continue
-            lr, loss = finite_part(lr, loss)
-            smoothed = np.array(exponential_average(loss))
-            ends.append((steepest(lr, smoothed), minimum(lr, smoothed)))
-        if not ends:
-            return float("nan"), float("nan")
-        low, high = sorted(float(end) for end in np.median(np.array(ends), axis=0))
-        return low, high
 
-    def _curves(self) -> list[tuple[Any, Any]]:
-        self._require("lr", "loss")
-        lr, loss = self["lr"].to_numpy(float), self["loss"].to_numpy(float)
-        return [(lr[positions], loss[positions]) for positions in self._run_positions()]
+def averaged(records: LRRecords, column: str, beta: float) -> pd.Series[float]:
+    """The bias-corrected exponential average of a column, run by run."""
+    check_columns(records, column)
+    smoothed = np.empty(len(records))
+    for positions in _run_positions(records):
+        smoothed[positions] = exponential_average(records[column].to_numpy()[positions], beta)
+    return pd.Series(smoothed, index=records.index, name=f"smoothed_{column}")
 
-    def _run_positions(self) -> list[Any]:
-        """The rows of each run, in order."""
-        if "run" not in self.columns:
-            return [np.arange(len(self))] if len(self) else []
-        runs = self["run"].to_numpy()
-        return [np.flatnonzero(runs == run) for run in pd.unique(runs)]
 
-    def _require(self, *columns: str) -> None:
-        missing = [column for column in columns if column not in self.columns]
-        if missing:
-            raise ValueError(
-                f"The records must have the columns {', '.join(columns)}; {', '.join(missing)} "
-                "is missing."
-            )
+def curves_of(records: LRRecords) -> Curves:
+    """The learning rates and losses of each run."""
+    check_columns(records, "lr", "loss")
+    lr, loss = records["lr"].to_numpy(float), records["loss"].to_numpy(float)
+    return [(lr[positions], loss[positions]) for positions in _run_positions(records)]
+
+
+def _run_positions(records: LRRecords) -> list[Any]:
+    """The rows of each run, in order."""
+    if "run" not in records.columns:
+        return [np.arange(len(records))] if len(records) else []
+    runs = records["run"]
+    return [np.flatnonzero(runs == run) for run in runs.unique()]
+
+
+def check_columns(records: LRRecords, *columns: str) -> None:
+    """Raise unless the records have these columns."""
+    missing = [column for column in columns if column not in records.columns]
+    if missing:
+        raise ValueError(
+            f"The records must have the columns {', '.join(columns)}; {', '.join(missing)} "
+            "is missing."
+        )
 
 
 def check_beta(beta: Any) -> None:

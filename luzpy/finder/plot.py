@@ -10,7 +10,14 @@ import numpy as np
 import pandas as pd
 
 from luzpy.errors import NoSuggestionError
-from luzpy.finder.lr_records import LRRecords, check_beta
+from luzpy.finder.curves import median_range
+from luzpy.finder.lr_records import (
+    LRRecords,
+    averaged,
+    check_beta,
+    check_columns,
+    curves_of,
+)
 from luzpy.plotting import luz_theme, plot
 
 if TYPE_CHECKING:
@@ -126,12 +133,12 @@ def plot_several(
 
 def _curve(records: LRRecords, beta: float) -> pd.DataFrame:
     """Columns lr, loss, smoothed and perhaps valid; over runs lr, smoothed, low, high."""
-    records._require("lr", "loss")
+    check_columns(records, "lr", "loss")
     frame = pd.DataFrame(
         {"lr": records["lr"], "loss": records["loss"], "smoothed": records.smoothed(beta)}
     )
     if "valid_loss" in records.columns:
-        valid = records._averaged("valid_loss", beta)
+        valid = averaged(records, "valid_loss", beta)
         frame["valid"] = valid.where(np.isfinite(valid))
     frame = frame[np.isfinite(frame["smoothed"])]
     if frame["lr"].nunique() < 2:
@@ -142,7 +149,7 @@ def _curve(records: LRRecords, beta: float) -> pd.DataFrame:
     if "run" not in records.columns:
         return frame
     by_lr = frame.groupby("lr")
-    curve = by_lr["smoothed"].quantile([0.1, 0.5, 0.9]).unstack()
+    curve = by_lr["smoothed"].quantile(np.array([0.1, 0.5, 0.9])).unstack()
     curve.columns = ["low", "smoothed", "high"]
     if "valid" in frame.columns:
         curve["valid"] = by_lr["valid"].median()
@@ -208,7 +215,7 @@ def _marked(p: ggplot, records: LRRecords) -> ggplot:
         lr = records.suggest()
     except NoSuggestionError:
         return p
-    low, high = records._range()
+    low, high = median_range(curves_of(records))
     if high > low:
         p += annotate(
             "rect", xmin=low, xmax=high, ymin=-np.inf, ymax=np.inf, alpha=0.08, fill="#4269d0"

@@ -14,6 +14,10 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 MIN_RUNGS = 5
 BETA = 0.9
+# Four fifths of the descent, and a factor of 2.5 before them: from the tuning half of
+# `benchmarks/suggest.py`, where 0.8 to 0.95 and factors of 2 to 3 do about as well.
+DESCENDED = 0.8
+MARGIN = 2.5
 
 
 def finite_part(lr: Array, loss: Array) -> tuple[Array, Array]:
@@ -48,9 +52,8 @@ def suggest_lr(lr: Array, loss: Array, method: str) -> float:
         raise NoSuggestionError(
             f"A suggestion needs at least {MIN_RUNGS} rungs, got {len(lr)}: raise `steps`."
         )
-    smoothed = np.array(exponential_average(loss, BETA))
-    _check_descent(lr, loss, smoothed)
-    suggestion = float(METHODS[method](lr, smoothed))
+    _check_descent(lr, loss)
+    suggestion = float(METHODS[method](lr, loss))
     if suggestion < tested[0]:
         raise NoSuggestionError(
             f"The suggestion, {suggestion:.2g}, would lie below the tested range, which begins at "
@@ -59,8 +62,9 @@ def suggest_lr(lr: Array, loss: Array, method: str) -> float:
     return suggestion
 
 
-def _check_descent(lr: Array, loss: Array, smoothed: Array) -> None:
+def _check_descent(lr: Array, loss: Array) -> None:
     """Raise unless the smoothed loss falls by more than its noise, after the first rungs."""
+    smoothed = running_average(loss)
     lowest = int(np.argmin(smoothed))
     drop = float(np.max(smoothed[: lowest + 1]) - smoothed[lowest])
     if lowest == 0:
@@ -84,35 +88,76 @@ def _check_descent(lr: Array, loss: Array, smoothed: Array) -> None:
         )
 
 
-def minimum(lr: Array, smoothed: Array) -> float:
+def running_average(loss: Array) -> Array:
+    """The average that plots show; it lags behind the loss by about nine rungs."""
+    return np.array(exponential_average(loss, BETA))
+
+
+def centred_average(loss: Array) -> Array:
+    """The average over a twentieth of the curve to either side, weighing less what is farther.
+
+    It does not lag. What rises above the first losses by more than the curve falls below them is
+    cut: an explosion must not leak into the rungs before it.
+    """
+    half = half_window(loss)
+    first = float(np.median(loss[: 2 * half + 1]))
+    capped = np.minimum(loss, first + (first - loss.min()))
+    rung = np.arange(len(loss))
+    weights = np.clip(1 - np.abs(rung[:, None] - rung) / (half + 1), 0, None)
+    return weights @ capped / weights.sum(axis=1)
+
+
+def half_window(loss: Array) -> int:
+    """How many rungs to either side are looked at together."""
+    return max(2, len(loss) // 20)
+
+
+def descent(lr: Array, loss: Array) -> float:
+    """A 2.5th of the rate at which four fifths of the way down are done.
+
+    Where a curve is steepest, or lowest, noise decides among many rungs; which level it has come
+    down to is a matter of a few.
+    """
+    smoothed = centred_average(loss)
+    lowest = int(np.argmin(smoothed))
+    before = smoothed[: lowest + 1]
+    level = before.max() - DESCENDED * (before.max() - smoothed[lowest])
+    return lr[int(np.argmax(before <= level))] / MARGIN
+
+
+def minimum(lr: Array, loss: Array) -> float:
     """A tenth of the rate at the lowest smoothed loss (Gugger, 2018)."""
-    return lr[int(np.argmin(smoothed))] / 10
+    return lr[int(np.argmin(running_average(loss)))] / 10
 
 
-def local_slopes(lr: Array, smoothed: Array) -> Array:
+def local_slopes(lr: Array, loss: Array) -> Array:
     """The slope against log lr at each rung up to the minimum.
 
-    Each is that of the least-squares line through the rungs around it, a twentieth of the curve
-    to either side: between neighbours the slope is mostly noise.
+    Each is that of the least-squares line through the rungs around it: between neighbours the
+    slope is mostly noise. At the ends the window does not shrink: a slope through fewer rungs
+    would be a noisier one, and win.
     """
+    smoothed = centred_average(loss)
     end = int(np.argmin(smoothed)) + 1
-    half = max(2, len(smoothed) // 20)
+    half = half_window(loss)
     x = np.log(lr)
     slopes = np.empty(end)
     for i in range(end):
-        around = slice(max(0, i - half), min(i + half + 1, end))
+        first = max(0, min(i - half, end - 2 * half - 1))
+        around = slice(first, min(first + 2 * half + 1, end))
         dx = x[around] - x[around].mean()
         slopes[i] = dx @ smoothed[around] / (dx @ dx) if dx @ dx > 0 else 0.0
     return slopes
 
 
-def steepest(lr: Array, smoothed: Array) -> float:
+def steepest(lr: Array, loss: Array) -> float:
     """The rate where the smoothed loss falls fastest against log lr, before its minimum."""
-    return lr[int(np.argmin(local_slopes(lr, smoothed)))]
+    return lr[int(np.argmin(local_slopes(lr, loss)))]
 
 
-def valley(lr: Array, smoothed: Array) -> float:
+def valley(lr: Array, loss: Array) -> float:
     """Two thirds along the longest descent: a longest decreasing subsequence, as fastai's rule."""
+    smoothed = running_average(loss)
     n = len(smoothed)
     length = np.ones(n, dtype=int)
     previous = np.full(n, -1)
@@ -128,18 +173,19 @@ def valley(lr: Array, smoothed: Array) -> float:
     return lr[start + (end - start) * 2 // 3]
 
 
-def slide(lr: Array, smoothed: Array) -> float:
+def slide(lr: Array, loss: Array) -> float:
     """The last rate of the steep descent: where the slope is still half its steepest."""
-    slope = local_slopes(lr, smoothed)
+    slope = local_slopes(lr, loss)
     first = int(np.argmin(slope))
     shallow = np.flatnonzero(slope[first:] > 0.5 * slope[first])
     return lr[first + (int(shallow[0]) - 1 if len(shallow) else len(slope) - 1 - first)]
 
 
 METHODS: dict[str, Callable[[Array, Array], float]] = {
+    "descent": descent,
     "valley": valley,
     "minimum": minimum,
     "steepest": steepest,
     "slide": slide,
 }
-DEFAULT_METHOD = "valley"
+DEFAULT_METHOD = "descent"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, cast, final
 
 import attrs
 import torch
@@ -12,7 +13,8 @@ import torch
 from luzpy.callback import Callback
 from luzpy.context import Context, Optimizers, StopFit
 from luzpy.errors import LuzError
-from luzpy.finder.smoothing import exponential_average
+from luzpy.finder.ensemble import Ensemble
+from luzpy.finder.smoothing import ExponentialAverage
 from luzpy.loop import in_eval_mode, validate
 from luzpy.random_state import preserved_random_state
 
@@ -48,7 +50,7 @@ class SweepLR(Callback):
         opt_name: Which optimizer to vary; all if None.
     """
 
-    weight = float("-inf")
+    weight: float = float("-inf")
 
     def __init__(self, rates: Sequence[float], opt_name: str | None) -> None:
         self.rates = rates
@@ -61,7 +63,7 @@ class SweepLR(Callback):
         self.scales = {name: _group_scales(name, opt) for name, opt in self.varied.items()}
         self.stepped: set[str] = set()
         for name, optimizer in self.varied.items():
-            optimizer.register_step_post_hook(lambda *_, name=name: self.stepped.add(name))
+            optimizer.register_step_post_hook(partial(self._note_step, name))
 
     def on_train_batch_begin(self, ctx: Context) -> None:
         """Set the rung's learning rate."""
@@ -72,6 +74,9 @@ class SweepLR(Callback):
                     group["lr"].fill_(rate * scale)
                 else:
                     group["lr"] = rate * scale
+
+    def _note_step(self, name: str, *_: Any) -> None:
+        self.stepped.add(name)
 
     @property
     def all_stepped(self) -> bool:
@@ -106,7 +111,7 @@ def _group_scales(name: str, optimizer: torch.optim.Optimizer) -> list[float]:
 
 @attrs.frozen
 class StopRule:
-    """When a sweep ends early.
+    """When a curve of losses ends before its last rung.
 
     Args:
         stop_div: How many times the range seen up to the best smoothed loss it may have risen
@@ -115,20 +120,48 @@ class StopRule:
 
     stop_div: float | None
 
-    def first_stop(self, losses: Sequence[float]) -> tuple[int, str] | None:
-        """The first rung (from 0) that ends the sweep, and why; None if none does."""
-        smoothed = exponential_average(losses)
-        best = highest = None
-        spread = 0.0
-        for rung, (loss, value) in enumerate(zip(losses, smoothed, strict=True)):
+    def first_stop(self, losses: Iterable[float]) -> tuple[int, str] | None:
+        """The first rung (from 0) that ends the curve, and why; None if none does."""
+        watch = Watch(self)
+        watch.look(losses)
+        return watch.stop
+
+
+class Watch:
+    """A curve under a `StopRule`, looked at a few rungs at a time.
+
+    Attributes:
+        stop: The rung (from 0) that ended the curve, and why; None so far.
+    """
+
+    def __init__(self, rule: StopRule) -> None:
+        self.stop: tuple[int, str] | None = None
+        self._stop_div = rule.stop_div
+        self._average = ExponentialAverage()
+        self._best = self._highest = math.nan
+        self._range = 0.0
+
+    def look(self, losses: Iterable[float]) -> None:
+        """Take in the next rungs' losses."""
+        for loss in losses:
+            if self.stop is not None:
+                return
+            rung = self._average.count
+            value = self._average.add(loss)
             if not math.isfinite(loss):
-                return rung, "not finite"
-            highest = value if highest is None else max(highest, value)
-            if best is None or value < best:
-                best, spread = value, highest - value
-            elif self.stop_div is not None and spread > 0 and value > best + self.stop_div * spread:
-                return rung, "diverged"
-        return None
+                self.stop = (rung, "not finite")
+            elif rung == 0 or value < self._best:
+                self._highest = value if rung == 0 else max(self._highest, value)
+                self._best, self._range = value, self._highest - value
+            else:
+                self._highest = max(self._highest, value)
+                if self._diverged(value):
+                    self.stop = (rung, "diverged")
+
+    def _diverged(self, value: float) -> bool:
+        if self._stop_div is None or self._range <= 0:
+            return False
+        return value > self._best + self._stop_div * self._range
 
 
 @final
@@ -138,19 +171,29 @@ class RecordLoss(Callback):
     Args:
         sweep: The callback that sets the learning rates.
         rule: When to stop before the last rung.
-        valid_batches: What to validate on at every rung; nothing for None.
+        valid_data: What to validate on at every rung; nothing for None.
         bar: A progress bar with an `update` method, or None.
+        ensemble: The models, where several are trained together.
     """
 
-    weight = float("inf")
+    weight: float = float("inf")
 
-    def __init__(self, sweep: SweepLR, rule: StopRule, valid_data: Any, bar: Any) -> None:
+    def __init__(
+        self,
+        sweep: SweepLR,
+        rule: StopRule,
+        valid_data: Any,
+        bar: Any,
+        ensemble: Ensemble | None = None,
+    ) -> None:
         self.sweep = sweep
-        self.rule = rule
         self.valid_data = valid_data
         self.bar = bar
-        self.losses: list[float] = []
-        self.valid_losses: list[float] = []
+        self.ensemble = ensemble
+        n_curves = 1 if ensemble is None else ensemble.size
+        self._watches = [Watch(rule) for _ in range(n_curves)]
+        self._losses: list[list[float]] = []  # rung by rung, one of each curve
+        self._valid_losses: list[list[float]] = []
         self._ahead: list[torch.Tensor] = []
         self._valid_ahead: list[torch.Tensor] = []
         self._within: list[torch.Tensor] = []
@@ -177,14 +220,15 @@ class RecordLoss(Callback):
                 )
             return
         rung = self._within
-        self._ahead.append(rung[0] if len(rung) == 1 else torch.stack(rung).mean())
+        self._ahead.append(rung[0] if len(rung) == 1 else torch.stack(rung).mean(0))
         self._within = []
         self.sweep.advance()
         last = self.sweep.rung == len(self.sweep.rates)
         if last or len(self._ahead) >= LOOK_EVERY:
-            reason = self.look()
-            if reason is not None:
-                raise StopFit(reason)
+            self.look()
+            stops = [watch.stop for watch in self._watches if watch.stop]
+            if len(stops) == len(self._watches):
+                raise StopFit(stops[0][1])
         if last:
             raise StopFit("completed")
 
@@ -192,35 +236,71 @@ class RecordLoss(Callback):
         """Keep what there is."""
         self.look()
 
-    def look(self) -> str | None:
-        """Read the losses so far; cut them where the sweep ends and say why it does."""
-        if self._ahead:
-            self.losses += torch.stack(self._ahead).tolist()
-            if self.bar is not None:
-                self.bar.update(len(self._ahead))
+    def look(self) -> None:
+        """Read the losses so far."""
         if self._valid_ahead:
-            self.valid_losses += torch.stack(self._valid_ahead).tolist()
-        self._ahead, self._valid_ahead = [], []
-        stop = self.rule.first_stop(self.losses)
-        if stop is None:
-            return None
-        rung, reason = stop
-        del self.losses[rung + 1 :]
-        return reason
+            self._valid_losses += cast(Any, torch.stack(self._valid_ahead)).tolist()
+        self._valid_ahead = []
+        if not self._ahead:
+            return
+        seen: list[list[float]] = cast(Any, torch.stack(self._ahead)).tolist()
+        self._ahead = []
+        self._losses += seen
+        for watch, losses in zip(self._watches, zip(*seen, strict=True), strict=True):
+            watch.look(losses)
+        if self.bar is not None:
+            self.bar.update(len(seen) * len(self._watches))
+
+    def end_with_nan(self) -> None:
+        """The rung under way could not be computed any more: its loss is not a number."""
+        self._losses.append([math.nan] * len(self._watches))
+        for watch in self._watches:
+            watch.look([math.nan])
+
+    def curves(self) -> list[Curve]:
+        """What was recorded of each model, cut where its curve ended."""
+        return [self._curve(index, watch) for index, watch in enumerate(self._watches)]
+
+    def _curve(self, index: int, watch: Watch) -> Curve:
+        end, stopped = len(self._losses), None
+        if watch.stop is not None:
+            end, stopped = watch.stop[0] + 1, watch.stop[1]
+        losses = [rung[index] for rung in self._losses[:end]]
+        valid = None
+        if self.valid_data is not None:
+            valid = [rung[index] for rung in self._valid_losses[:end]]
+            valid += [math.nan] * (end - len(valid))
+        return Curve(losses, valid, stopped)
 
     def _loss(self, ctx: Context) -> torch.Tensor:
-        """The batch's loss: the varied optimizer's, else the mean over optimizers."""
+        """The batch's loss in each model: the varied optimizer's, else the mean over optimizers."""
+        if self.ensemble is not None:
+            return self.ensemble.losses
         loss: Any = ctx.loss
         if isinstance(loss, dict):
             if not loss:
                 raise LuzError("`step` must set `ctx.loss`; the learning rate finder records it.")
-            losses: dict[str, torch.Tensor] = loss
-            name = self.sweep.opt_name
-            if name in losses:
-                loss = losses[name]
+            losses = cast("dict[str, torch.Tensor]", loss)
+            if self.sweep.opt_name in losses:
+                loss = losses[self.sweep.opt_name]
             else:
                 loss = torch.stack([torch.as_tensor(v).reshape(()) for v in losses.values()]).mean()
-        return torch.as_tensor(loss).detach().reshape(())
+        return torch.as_tensor(loss).detach().reshape(1)
+
+
+@attrs.frozen
+class Curve:
+    """What was recorded of one model.
+
+    Attributes:
+        losses: The loss of each rung.
+        valid_losses: The validation loss of each rung, if there is any.
+        stopped: Why the curve ended before the last rung; None if it did not.
+    """
+
+    losses: list[float]
+    valid_losses: list[float] | None
+    stopped: str | None
 
 
 def _validation_loss(ctx: Context, valid_data: Any) -> torch.Tensor:

@@ -55,8 +55,8 @@ class BinaryAUROC(Metric):
         thresholds: Iterable[float] | None = None,
         from_logits: bool = False,
     ) -> None:
-        self.thresholds = _thresholds(num_thresholds, thresholds)
-        self.from_logits = _checked_flag("from_logits", from_logits)
+        self.thresholds: torch.Tensor | None = _thresholds(num_thresholds, thresholds)
+        self.from_logits: bool = _checked_flag("from_logits", from_logits)
         self.reset()
 
     def reset(self) -> None:
@@ -124,8 +124,8 @@ class MulticlassAUROC(Metric):
         from_logits: bool = False,
         average: str = "micro",
     ) -> None:
-        self.thresholds = _thresholds(num_thresholds, thresholds)
-        self.from_logits = _checked_flag("from_logits", from_logits)
+        self.thresholds: torch.Tensor | None = _thresholds(num_thresholds, thresholds)
+        self.from_logits: bool = _checked_flag("from_logits", from_logits)
         if average not in AVERAGES:
             raise ValueError(
                 f"`average` must be one of {', '.join(map(repr, AVERAGES))}, got {average!r}."
@@ -205,6 +205,8 @@ class _Curve(ABC):
         self.thresholds = thresholds
         self.classes = classes
         self.metric: Any = None
+        self.counts: torch.Tensor
+        self.faults: _Faults
 
     @abstractmethod
     def _torchmetric(self) -> Any:
@@ -297,7 +299,7 @@ class _MulticlassCurves(_Curve):
 
     def compute(self) -> tuple[list[float], list[int]]:
         """The areas of the classes, and how many rows each has."""
-        rows: list[int] = self.counts.tolist()
+        rows = cast("list[int]", cast(Any, self.counts).tolist())
         if self.faults.any():
             return [math.nan] * self.classes, rows
         with warnings.catch_warnings():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast, final
 
@@ -11,6 +12,9 @@ import torch
 
 from luzpy.loader import batch_rows
 from luzpy.plain import first_foreign, plain
+
+# What every module has, and what of torchmetrics' own does not change from batch to batch.
+_NOT_ACCUMULATED = frozenset(vars(torch.nn.Module())) | {"_defaults", "_device", "_computed"}
 
 
 class Metric(ABC):
@@ -61,13 +65,30 @@ class Metric(ABC):
         """The value over all batches: a number, a tensor, or a dict name → number."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint in the middle of an epoch keeps: attributes that are plain values."""
-        state = {name: plain(value) for name, value in vars(self).items()}
+        """What a checkpoint in the middle of an epoch keeps.
+
+        Attributes that are tensors, plain values, queues, or metrics themselves. A metric that
+        accumulates something else writes both methods itself.
+        """
+        state = {name: _kept(value) for name, value in vars(self).items()}
         return {name: value for name, value in state.items() if first_foreign(value) is None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        vars(self).update(state)
+        for name, value in state.items():
+            own = vars(self).get(name)
+            if isinstance(own, Metric):
+                own.load_state_dict(value)
+            elif _is_torchmetric(own):
+                load_torchmetrics_state(own, value)
+            elif isinstance(own, dict) and type(own) is not dict:  # such as a Counter
+                cast("dict[Any, Any]", own).clear()
+                cast("dict[Any, Any]", own).update(value)
+            elif isinstance(own, deque):
+                cast("deque[Any]", own).clear()
+                cast("deque[Any]", own).extend(value)
+            else:
+                setattr(self, name, value)
 
 
 @final
@@ -76,13 +97,13 @@ class FunctionMetric(Metric):
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
         self.function = function
-        self.abbrev = getattr(function, "__name__", type(function).__name__)
+        self.abbrev: str = getattr(function, "__name__", type(function).__name__)
         self.reset()
 
     def reset(self) -> None:
         """Forget all batches."""
         self.total: Any = 0.0
-        self.rows = 0
+        self.rows: int = 0
 
     def update(self, preds: Any, target: Any) -> None:
         """Add the batch's value, weighted by its rows."""
@@ -106,7 +127,7 @@ class TorchMetric(Metric):
     def __init__(self, metric: Any) -> None:
         self.metric = metric
         # The rows of a MetricCollection have the names that it gives them.
-        self.abbrev = "" if hasattr(metric, "items") else type(metric).__name__
+        self.abbrev: str = "" if hasattr(metric, "items") else type(metric).__name__
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -142,17 +163,27 @@ class TorchMetric(Metric):
 
 
 def torchmetrics_state(metric: Any) -> dict[str, Any]:
-    """What a `torchmetrics.Metric` has accumulated, and how many updates that were."""
-    states = {name: getattr(metric, name) for name in metric._defaults}
-    return {"states": states, "updates": metric._update_count}
+    """What a `torchmetrics.Metric`, and those that it wraps, have accumulated."""
+    kept: dict[str, Any] = {}
+    for where, part in metric.named_modules():
+        own = {name: plain(v) for name, v in vars(part).items() if name not in _NOT_ACCUMULATED}
+        kept[where] = {name: v for name, v in own.items() if first_foreign(v) is None}
+    return kept
 
 
 def load_torchmetrics_state(metric: Any, state: dict[str, Any]) -> None:
     """Let a `torchmetrics.Metric` go on from a state."""
-    for name, value in state["states"].items():
-        setattr(metric, name, value)
-    metric._update_count = state["updates"]
-    metric._computed = None
+    for where, part in metric.named_modules():
+        vars(part).update(state[where], _computed=None)
+
+
+def _kept(value: Any) -> Any:
+    """An attribute of a metric as a checkpoint keeps it."""
+    if isinstance(value, Metric):
+        return value.state_dict()
+    if _is_torchmetric(value):
+        return torchmetrics_state(value)
+    return plain(list(cast("deque[Any]", value)) if isinstance(value, deque) else value)
 
 
 def as_metric(given: Any) -> Metric:
@@ -197,7 +228,7 @@ def named_values(abbrev: str, value: Any) -> dict[str, float]:
     """
     name = abbrev.lower()
     if isinstance(value, torch.Tensor):
-        value = value.tolist()
+        value = cast(Any, value).tolist()
     if isinstance(value, Mapping):
         parts = list(cast("Mapping[Any, Any]", value).items())
     elif isinstance(value, (list, tuple)):

@@ -19,7 +19,7 @@ class _MeanCorrect(Metric):
     def reset(self) -> None:
         """Forget all batches."""
         self.correct: Any = 0
-        self.total = 0
+        self.total: int = 0
 
     def compute(self) -> float:
         """The share of correct answers."""

@@ -26,7 +26,7 @@ class LossAverage(Metric):
     def reset(self) -> None:
         """Forget all batches."""
         self.totals: dict[str, torch.Tensor] = {}
-        self.rows = 0
+        self.rows: int = 0
 
     def update(self, preds: Any, target: Any) -> None:
         """Take in one batch's loss.
@@ -35,9 +35,7 @@ class LossAverage(Metric):
             preds: `ctx.loss`: a scalar tensor, or a dict optimizer name → scalar tensor.
             target: The batch's number of rows.
         """
-        losses = cast(
-            "Mapping[str, torch.Tensor]", preds if isinstance(preds, Mapping) else {"opt": preds}
-        )
+        losses = cast("Mapping[str, Any]", preds if isinstance(preds, Mapping) else {"opt": preds})
         self.rows += target
         for name, loss in losses.items():
             total = self.totals.get(name)

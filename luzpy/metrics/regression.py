@@ -20,7 +20,7 @@ class _MeanError(Metric):
     def reset(self) -> None:
         """Forget all batches."""
         self.total: Any = 0.0
-        self.elements = 0
+        self.elements: int = 0
 
     def compute(self) -> float:
         """The mean over all elements."""

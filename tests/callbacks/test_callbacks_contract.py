@@ -8,7 +8,7 @@ from torch import nn
 
 import luzpy as luz
 from luzpy.files.checkpoint import read_checkpoint, restore_checkpoint, write_checkpoint
-from luzpy.finder.finder import REFUSED
+from luzpy.finder.arguments import REFUSED
 
 STEP_LR = torch.optim.lr_scheduler.StepLR
 
@@ -139,7 +139,8 @@ def without_tensors(state):
 def test_the_finder_runs_with_it_or_says_why_not(name, tmp_path):
     callback = MAKERS[name](tmp_path)
     torch.manual_seed(5)
-    run = dict(steps=7, dataloader_options={"batch_size": 16}, callbacks=[callback], verbose=False)
+    options = {"batch_size": 16}
+    run = {"steps": 7, "dataloader_options": options, "callbacks": [callback], "verbose": False}
     if isinstance(callback, tuple(REFUSED)):
         with pytest.raises(ValueError, match=f"`callbacks` must not hold {name} in lr_finder: it"):
             model().lr_finder(data(), **run)

@@ -9,7 +9,7 @@ import pytest
 import luzpy as luz
 
 LR = np.geomspace(1e-6, 1, 61)[1:]
-METHODS = ["valley", "minimum", "steepest", "slide"]
+METHODS = ["descent", "valley", "minimum", "steepest", "slide"]
 
 
 def curve(center):

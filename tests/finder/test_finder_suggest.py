@@ -6,7 +6,7 @@ import pytest
 import luzpy as luz
 from luzpy.finder.suggest import suggest_lr
 
-METHODS = ["valley", "minimum", "steepest", "slide"]
+METHODS = ["descent", "valley", "minimum", "steepest", "slide"]
 N = 100
 EXPONENT = np.linspace(-6, 0, N + 1)[1:]
 LR = 10**EXPONENT
