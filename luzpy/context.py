@@ -224,7 +224,8 @@ class Context:
                 raise ValueError(f"`hook` must be one of {', '.join(HOOKS)}, got {hook!r}.")
             return
         grad_enabled = torch.is_grad_enabled()
-        torch.set_grad_enabled(False)
+        if grad_enabled:
+            torch.set_grad_enabled(False)
         function = functions[0]
         try:
             for function in functions:
@@ -234,7 +235,8 @@ class Context:
         except Exception as err:
             raise self.failure(f"The callback {_callback_name(function)}, {hook},", err) from err
         finally:
-            torch.set_grad_enabled(grad_enabled)
+            if torch.is_grad_enabled() is not grad_enabled:
+                torch.set_grad_enabled(grad_enabled)
 
     def failure(self, who: str, err: Exception) -> LuzError:
         """A `LuzError` that says who failed, and where in the run."""

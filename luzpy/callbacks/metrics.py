@@ -92,14 +92,13 @@ class Metrics(Callback):
             for metric, saved in zip(self._metrics[split], states, strict=True):
                 metric.load_state_dict(to_device(saved, self._device))
 
-
     def _begin(self, ctx: Context, split: str) -> None:
         if not ctx.metrics[split]:  # `evaluate` has no on_fit_begin
             _copy_templates(ctx, split)
         for metric in ctx.metrics[split]:
-            before = dict(vars(metric))
+            before = dict(metric.__dict__)
             metric.reset()
-            anew = {name for name, item in vars(metric).items() if before.get(name) is not item}
+            anew = {name for name, item in metric.__dict__.items() if before.get(name) is not item}
             self._accumulated[id(metric)] = anew
         self._under_way = split
 
@@ -139,7 +138,7 @@ def computed(ctx: Context, metric: Metric) -> dict[str, float]:
 def detached(pred: Any) -> Any:
     """A prediction without its graph."""
     if isinstance(pred, torch.Tensor):
-        return pred.detach()
+        return pred.detach() if pred.requires_grad else pred
     if isinstance(pred, (tuple, list, dict)):
         try:
             return map_tensors(torch.Tensor.detach, pred)

@@ -145,8 +145,10 @@ def read(
 
 def _reason(err: Exception) -> str:
     """What torch found, without its advice to unpickle the file."""
-    found = [line for line in str(err).splitlines() if "WeightsUnpickler error:" in line]
-    return found[0].partition("WeightsUnpickler error:")[2].strip() if found else "no reason given"
+    lines = [line for line in str(err).splitlines() if line.strip() and "weights_only" not in line]
+    if not lines:
+        return type(err).__name__
+    return lines[0].rpartition("WeightsUnpickler error:")[2].strip()
 
 
 def _check(file: BinaryIO, path: Path) -> int:

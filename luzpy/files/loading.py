@@ -84,10 +84,10 @@ def load(
         ) from err
     check_state(model, state, path)
     _cast(model, state)
-    load_state(model, state, path)
     if map_location is not None:
         first = next((value for value in state.values() if isinstance(value, torch.Tensor)), None)
         model = model if first is None else model.to(first.device)
+    load_state(model, state, path)
     return FittedModule(
         model=model.eval(),
         records=unplain(content["records"]),

@@ -18,6 +18,11 @@ BETA = 0.9
 # `benchmarks/suggest.py`, where 0.8 to 0.95 and factors of 2 to 3 do about as well.
 DESCENDED = 0.8
 MARGIN = 2.5
+# Of pure noise the average's highest and lowest point are seldom farther apart than this many of
+# its standard deviations, and a trend is seldom stronger than this many of its own: together in 6 %
+# of curves of 100 rungs, while a descent of the noise's own size is seen in 80 %.
+NO_ACCIDENT = 6.0
+STEADY = 2.5
 
 
 def finite_part(lr: Array, loss: Array) -> tuple[Array, Array]:
@@ -64,28 +69,38 @@ def suggest_lr(lr: Array, loss: Array, method: str) -> float:
 
 def _check_descent(lr: Array, loss: Array) -> None:
     """Raise unless the smoothed loss falls by more than its noise, after the first rungs."""
-    smoothed = running_average(loss)
+    smoothed = centred_average(loss)
     lowest = int(np.argmin(smoothed))
     drop = float(np.max(smoothed[: lowest + 1]) - smoothed[lowest])
-    if lowest == 0:
-        raise NoSuggestionError(
-            "The loss rises from the first rung on: it never falls. Start at a smaller `start_lr`."
-        )
     if lowest < 3:
+        first = int(np.argmin(loss))
+        if first == 0:
+            raise NoSuggestionError(
+                "The loss rises from the first rung on: it never falls. Start at a smaller "
+                "`start_lr`."
+            )
         raise NoSuggestionError(
-            f"The loss has its minimum in the first rungs, at {lr[lowest]:.2g}, and diverges at "
+            f"The loss has its minimum in the first rungs, at {lr[first]:.2g}, and diverges at "
             "once after it: lower `start_lr`."
         )
     # The noise of the raw loss before it diverges, from its second differences (a trend drops out),
-    # by their median absolute value; the average's own is sqrt((1-β)/(1+β)) of it. Three of these
-    # are no accident.
-    noise = float(np.median(np.abs(np.diff(loss[: lowest + 1], 2)))) / (0.6745 * np.sqrt(6.0))
-    threshold = 3 * noise * np.sqrt((1 - BETA) / (1 + BETA))
+    # by their median absolute value, and from it the average's own.
+    raw_noise = float(np.median(np.abs(np.diff(loss[: lowest + 1], 2)))) / (0.6745 * np.sqrt(6.0))
+    weights = window_weights(half_window(loss))
+    noise = raw_noise * float(np.sqrt((weights**2).sum()) / weights.sum())
     scale = float(np.max(np.abs(smoothed[: lowest + 1])))
-    if drop <= max(threshold, 1e-6 * scale):
+    far = drop > max(NO_ACCIDENT * noise, 1e-6 * scale)
+    steady = drop > 1e-6 * scale and _trend(loss[: lowest + 1]) < -STEADY
+    if not (far or steady):
         raise NoSuggestionError(
             "The loss never falls by more than its noise: raise `end_lr`, or take larger batches."
         )
+
+
+def _trend(loss: Array) -> float:
+    """Spearman's rank correlation of loss and rung, in its standard deviations without a trend."""
+    ranks = np.argsort(np.argsort(loss))
+    return float(np.corrcoef(ranks, np.arange(len(loss)))[0, 1] * np.sqrt(len(loss) - 1))
 
 
 def running_average(loss: Array) -> Array:
@@ -102,9 +117,14 @@ def centred_average(loss: Array) -> Array:
     half = half_window(loss)
     first = float(np.median(loss[: 2 * half + 1]))
     capped = np.minimum(loss, first + (first - loss.min()))
-    rung = np.arange(len(loss))
-    weights = np.clip(1 - np.abs(rung[:, None] - rung) / (half + 1), 0, None)
-    return weights @ capped / weights.sum(axis=1)
+    weights = window_weights(half)
+    sums = np.convolve(capped, weights, mode="same")
+    return sums / np.convolve(np.ones(len(loss)), weights, mode="same")
+
+
+def window_weights(half: int) -> Array:
+    """How much the rungs around one weigh: a triangle."""
+    return 1 - np.abs(np.arange(-half, half + 1)) / (half + 1)
 
 
 def half_window(loss: Array) -> int:

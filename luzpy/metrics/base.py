@@ -81,7 +81,7 @@ class Metric(ABC):
                 own.load_state_dict(value)
             elif _is_torchmetric(own):
                 load_torchmetrics_state(own, value)
-            elif isinstance(own, dict) and type(own) is not dict:  # such as a Counter
+            elif type(own) is not dict and isinstance(own, dict):  # such as a Counter
                 cast("dict[Any, Any]", own).clear()
                 cast("dict[Any, Any]", own).update(value)
             elif isinstance(own, deque):
@@ -166,7 +166,7 @@ def torchmetrics_state(metric: Any) -> dict[str, Any]:
     """What a `torchmetrics.Metric`, and those that it wraps, have accumulated."""
     kept: dict[str, Any] = {}
     for where, part in metric.named_modules():
-        own = {name: plain(v) for name, v in vars(part).items() if name not in _NOT_ACCUMULATED}
+        own = {name: plain(v) for name, v in part.__dict__.items() if name not in _NOT_ACCUMULATED}
         kept[where] = {name: v for name, v in own.items() if first_foreign(v) is None}
     return kept
 
@@ -174,7 +174,7 @@ def torchmetrics_state(metric: Any) -> dict[str, Any]:
 def load_torchmetrics_state(metric: Any, state: dict[str, Any]) -> None:
     """Let a `torchmetrics.Metric` go on from a state."""
     for where, part in metric.named_modules():
-        vars(part).update(state[where], _computed=None)
+        part.__dict__.update(state[where], _computed=None)
 
 
 def _kept(value: Any) -> Any:

@@ -10,6 +10,9 @@ import torch
 from luzpy.metrics.base import Metric
 from luzpy.metrics.shapes import aligned
 
+# To add a number in double precision takes as long as to sum a batch's: many are added at once.
+TOTALS_AT_ONCE = 64
+
 
 class _MeanError(Metric):
     """A mean of errors over all elements; a subclass says which."""
@@ -20,18 +23,25 @@ class _MeanError(Metric):
     def reset(self) -> None:
         """Forget all batches."""
         self.total: Any = 0.0
+        self.recent: list[torch.Tensor] = []
         self.elements: int = 0
 
     def compute(self) -> float:
         """The mean over all elements."""
-        return float(self.total) / self.elements if self.elements else float("nan")
+        return float(self._sum()) / self.elements if self.elements else float("nan")
 
     def _add(self, batch_total: torch.Tensor, elements: int) -> None:
-        if isinstance(self.total, float):
-            dtype = torch.float32 if batch_total.device.type == "mps" else torch.float64
-            self.total = torch.zeros((), dtype=dtype, device=batch_total.device)
-        self.total.add_(batch_total)
+        self.recent.append(batch_total)
         self.elements += elements
+        if len(self.recent) == TOTALS_AT_ONCE:
+            self.total, self.recent = self._sum(), []
+
+    def _sum(self) -> Any:
+        """All batches' total, on their device and in double precision where it has it."""
+        if not self.recent:
+            return self.total
+        recent = torch.stack(self.recent)
+        return self.total + recent.sum(dtype=None if recent.is_mps else torch.float64)
 
 
 def _errors(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

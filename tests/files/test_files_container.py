@@ -286,7 +286,7 @@ def test_an_archive_of_paths_out_of_its_folder_writes_nothing(tmp_path):
     try:
         container.read(path, "thing")
     except LuzError as err:
-        assert str(path) in str(err)
+        assert str(path) in str(err)  # noqa: PT017  (it may also be read)
     assert not list(tmp_path.rglob("escaped"))
 
 
@@ -320,7 +320,7 @@ def test_altered_and_sealed_again_is_read_or_refused_but_nothing_else(tmp_path_f
     try:
         container.read(sealed(folder / "altered.pt", bytes(body)), "thing")
     except LuzError as err:
-        assert "altered.pt" in str(err)
+        assert "altered.pt" in str(err)  # noqa: PT017  (it may also be read)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):

@@ -43,7 +43,7 @@ def test_fields_are_filled_in(template, expected):
     ],
 )
 def test_anything_else_is_refused_at_once(template):
-    with pytest.raises(ValueError, match="`path` .*got"):
+    with pytest.raises(ValueError, match=r"`path` .*got"):
         PathTemplate(template)
 
 

@@ -493,12 +493,14 @@ def main():
     minutes = (time.monotonic() - begun) / 60
     faults = [f"{name}: {fault}" for name, tally in tallies.items() for fault in tally.faults]
     kills = sum(tally.counts[how] for tally in tallies.values() for how, _ in COLUMNS_OF[:3])
-    print(report, f"\n{kills} kills in {minutes:.1f} minutes, {len(faults)} failures", *faults, sep="\n")
+    found = f"\n{kills} kills in {minutes:.1f} minutes, {len(faults)} failures"
+    print(report, found, *faults, sep="\n")
     if args.write:
         text = args.write.read_text(encoding="utf-8")
         before, _, rest = text.partition(BEGIN)
         after = rest.partition(END)[2]
-        note = f"{kills} kills, {len(faults)} failures; torch {torch.__version__}, seed {args.seed}."
+        versions = f"torch {torch.__version__}, seed {args.seed}"
+        note = f"{kills} kills, {len(faults)} failures; {versions}."
         args.write.write_text(
             f"{before}{BEGIN}\n\n{report}\n\n{note}\n\n{END}{after}", encoding="utf-8"
         )

@@ -1,0 +1,1 @@
+"""What luzpy measures itself by: run `python -m benchmarks.suggest`."""

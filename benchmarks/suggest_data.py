@@ -1,0 +1,217 @@
+"""The data of the suggestion benchmark: small, at hand without a download, the same every time."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pandas as pd
+import plotnine.data as frames
+import torch
+from sklearn import datasets
+from torch.nn import functional as F
+from torchvision.datasets import FashionMNIST
+
+N_VALID = 1_000
+
+
+@attrs.frozen(eq=False)
+class Data:
+    """Inputs and targets for training and validation; whole-number targets are classes."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    valid_x: torch.Tensor
+    valid_y: torch.Tensor
+
+    @property
+    def is_classes(self) -> bool:
+        return self.y.dtype == torch.int64
+
+    @property
+    def n_out(self) -> int:
+        return int(max(self.y.max(), self.valid_y.max())) + 1 if self.is_classes else 1
+
+
+def _split(x: Any, y: Any, n_train: int, *, standardize: bool = True) -> Data:
+    """Shuffle, hold out rows that training does not see, and put both on unit scale."""
+    x, y = np.asarray(x, dtype=np.float32), np.asarray(y)
+    order = np.random.default_rng(0).permutation(len(x))
+    n_train = min(n_train, int(0.75 * len(x)))
+    train, valid = order[:n_train], order[n_train : n_train + N_VALID]
+    if standardize:
+        mean, spread = x[train].mean(0), x[train].std(0)
+        x = (x - mean) / np.where(spread > 0, spread, 1)
+    if y.dtype.kind == "f":
+        y = ((y - y[train].mean()) / y[train].std()).astype(np.float32)
+    else:
+        y = y.astype(np.int64)
+    return Data(*(torch.from_numpy(part) for part in (x[train], y[train], x[valid], y[valid])))
+
+
+# ---------------------------------------------------------------- tables
+
+
+@cache
+def diamonds() -> Data:
+    frame = frames.diamonds
+    grades = frame[["cut", "color", "clarity"]].apply(lambda column: column.cat.codes)
+    x = pd.concat([frame[["carat", "depth", "table", "x", "y", "z"]], grades], axis=1)
+    return _split(x, np.log(frame["price"].to_numpy(float)), 8_000)
+
+
+@cache
+def penguins() -> Data:
+    frame = frames.penguins.dropna()
+    x = frame[["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"]]
+    return _split(x, frame["species"].cat.codes, 250)
+
+
+@cache
+def mpg() -> Data:
+    frame = frames.mpg
+    classes = pd.get_dummies(frame[["drv", "class", "fl"]])
+    x = pd.concat([frame[["displ", "year", "cyl"]], classes], axis=1)
+    return _split(x, frame["hwy"].to_numpy(float), 180)
+
+
+@cache
+def txhousing() -> Data:
+    frame = frames.txhousing.dropna()
+    x = np.log1p(frame[["sales", "volume", "listings", "inventory"]]).assign(date=frame["date"])
+    return _split(x, np.log(frame["median"].to_numpy(float)), 4_000)
+
+
+@cache
+def wine() -> Data:
+    return _split(*datasets.load_wine(return_X_y=True), 130)
+
+
+@cache
+def breast_cancer() -> Data:
+    return _split(*datasets.load_breast_cancer(return_X_y=True), 420)
+
+
+@cache
+def diabetes() -> Data:
+    return _split(*datasets.load_diabetes(return_X_y=True), 330)
+
+
+@cache
+def moons() -> Data:
+    return _split(*datasets.make_moons(2_000, noise=0.25, random_state=0), 1_024)
+
+
+@cache
+def classification() -> Data:
+    made = datasets.make_classification(
+        4_000, n_features=40, n_informative=12, n_classes=4, random_state=0
+    )
+    return _split(*made, 3_000)
+
+
+@cache
+def friedman() -> Data:
+    return _split(*datasets.make_friedman1(3_000, noise=1.0, random_state=0), 2_000)
+
+
+@cache
+def blocks() -> Data:
+    """House values as a census would have them: skewed incomes, places on a map, a cap."""
+    rng = np.random.default_rng(0)
+    income, rooms = rng.lognormal(1.2, 0.5, 6_000), rng.lognormal(1.6, 0.25, 6_000)
+    age, place = rng.uniform(1, 52, 6_000), rng.normal(size=(6_000, 2))
+    near = np.exp(-np.abs(place[:, 0] + 0.5 * place[:, 1]))
+    value = 0.45 * income + 1.5 * near + 0.1 * rooms - 0.005 * age + rng.gumbel(0, 0.4, 6_000)
+    return _split(np.column_stack([income, rooms, age, place]), np.minimum(value, 5.0), 5_000)
+
+
+# ---------------------------------------------------------------- images
+
+
+@cache
+def digits() -> Data:
+    x, y = datasets.load_digits(return_X_y=True)
+    return _split(x / 16 - 0.3, y, 1_300, standardize=False)
+
+
+@cache
+def digit_images() -> Data:
+    """The digits as images of 16 × 16."""
+    flat = digits()
+    x, valid_x = (
+        F.interpolate(part.reshape(-1, 1, 8, 8), scale_factor=2.0, mode="bilinear")
+        for part in (flat.x, flat.valid_x)
+    )
+    return attrs.evolve(flat, x=x, valid_x=valid_x)
+
+
+@cache
+def fashion() -> Data:
+    """Fashion-MNIST, pooled to 14 × 14; a part of it."""
+    root = Path(os.environ.get("LUZPY_DATA", Path.home() / ".cache" / "luzpy"))
+    parts: list[torch.Tensor] = []
+    for train, rows in ((True, 4_096), (False, N_VALID)):
+        images = FashionMNIST(root, train=train)
+        x = images.data[:rows, None].float() / 255
+        parts += [(F.avg_pool2d(x, 2) - 0.286) / 0.32, images.targets[:rows]]
+    return Data(*parts)
+
+
+@cache
+def fashion_flat() -> Data:
+    images = fashion()
+    return attrs.evolve(images, x=images.x.flatten(1), valid_x=images.valid_x.flatten(1))
+
+
+# ---------------------------------------------------------------- sequences, (rows, time, features)
+
+
+@cache
+def digit_rows() -> Data:
+    """The digits, read row by row."""
+    flat = digits()
+    x, valid_x = (part.reshape(-1, 8, 8) for part in (flat.x, flat.valid_x))
+    return attrs.evolve(flat, x=x, valid_x=valid_x)
+
+
+@cache
+def fashion_rows() -> Data:
+    images = fashion()
+    return attrs.evolve(images, x=images.x.squeeze(1), valid_x=images.valid_x.squeeze(1))
+
+
+@cache
+def house_sales() -> Data:
+    """A year of log sales in a Texan city; the target is the month after it."""
+    frame = frames.txhousing.dropna(subset=["sales"])
+    cities = [np.log1p(sales.to_numpy(float)) for _, sales in frame.groupby("city")["sales"]]
+    windows = np.concatenate([np.lib.stride_tricks.sliding_window_view(c, 13) for c in cities])
+    level = windows[:, :12].mean(1, keepdims=True)
+    return _split((windows[:, :12] - level)[:, :, None], windows[:, 12] - level[:, 0], 3_000)
+
+
+@cache
+def waves() -> Data:
+    """Noisy sine waves of five frequencies."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(5, size=3_000)
+    time = np.linspace(0, 1, 16)
+    phase = rng.uniform(0, 2 * np.pi, (3_000, 1))
+    x = np.sin(2 * np.pi * (y[:, None] + 1) * time + phase) + 0.5 * rng.normal(size=(3_000, 16))
+    return _split(x[:, :, None], y, 2_000, standardize=False)
+
+
+@cache
+def most_frequent() -> Data:
+    """Sequences of twelve one-hot tokens out of six; the target is the most frequent one."""
+    rng = np.random.default_rng(0)
+    favourite = rng.integers(6, size=(4_000, 1))
+    kept = rng.uniform(size=(4_000, 12)) < 0.3
+    tokens = np.where(kept, favourite, rng.integers(6, size=(4_000, 12)))
+    one_hot = np.eye(6, dtype=np.float32)[tokens]
+    return _split(one_hot, one_hot.sum(1).argmax(1), 3_000, standardize=False)

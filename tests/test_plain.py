@@ -1,0 +1,133 @@
+"""Tensors and plain values: what can be written, what comes back, and what is named."""
+
+import collections
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luzpy.files import container
+from luzpy.plain import first_foreign, plain, unplain
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**200), 2**200)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=8)
+    | st.complex_numbers(allow_nan=False)
+    | st.sampled_from([torch.float16, torch.device("cpu"), torch.Size([1, 2])])
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda part: (
+        st.lists(part, max_size=4)
+        | st.lists(part, max_size=4).map(tuple)
+        | st.dictionaries(st.text(max_size=4) | st.integers(), part, max_size=4)
+        | st.frozensets(st.integers() | st.text(max_size=3), max_size=4)
+        | st.sets(st.integers() | st.text(max_size=3), max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def equal(a, b):
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)) and not isinstance(a, torch.Size):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, float) and math.isnan(a):
+        return math.isnan(b)
+    return a == b
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=VALUES)
+def test_plain_values_come_back_from_a_file(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("plain") / "a.pt"
+    made = plain(value)
+    assert first_foreign(made) is None
+    container.write(path, "thing", {"x": made})
+    assert equal(unplain(container.read(path, "thing")["x"]), value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3),
+        np.arange(3, dtype=">i4"),
+        np.array([True, False]),
+        np.zeros((0, 2), np.float16),
+        np.array(3),
+        np.arange(6)[::-2],
+        np.asfortranarray(np.arange(6).reshape(2, 3)),
+        np.array([1 + 2j]),
+        np.arange(3, dtype=np.uint16),
+    ],
+)
+def test_arrays_come_back_as_arrays(tmp_path, array):
+    container.write(tmp_path / "a.pt", "thing", {"x": plain({"deep": [array]})})
+    found = unplain(container.read(tmp_path / "a.pt", "thing")["x"])["deep"][0]
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == array.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("value", [np.float32(2), np.int64(3), np.bool_(True), np.str_("a")])
+def test_numpys_scalars_become_pythons(value):
+    assert type(plain(value)) in (float, int, bool, str)
+    assert plain(value) == value
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        collections.OrderedDict(a=1),
+        collections.Counter("aab"),
+        collections.defaultdict(list, a=[1]),
+        collections.ChainMap({"a": 1}),
+    ],
+)
+def test_mappings_of_all_kinds_become_dicts(mapping):
+    assert type(plain(mapping)) is dict
+    assert plain(mapping) == dict(mapping)
+
+
+def test_a_copy_is_made_of_containers_and_arrays():
+    array, inner = np.zeros(2), [1]
+    made = plain({"a": array, "b": inner})
+    array[0] = 1
+    inner.append(2)
+    assert unplain(made)["a"].tolist() == [0, 0]
+    assert made["b"] == [1]
+
+
+class Custom:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ({"a": [1, {"b": Custom()}]}, r"x['a'][1]['b'] (Custom)"),
+        ([len], "x[0] (builtin_function_or_method)"),
+        ({Custom(): 1}, "x (Custom)"),
+        ((1, range(3)), "x[1] (range)"),
+        (np.array(["a"]), "x (ndarray)"),
+        (np.array([None]), "x (ndarray)"),
+        (np.longdouble(1), "x (longdouble)"),
+        (collections.deque([1]), "x (deque)"),
+        (collections.namedtuple("P", "a")(1), "x (P)"),
+        (torch.nn.ReLU(), "x (ReLU)"),
+        (type("Sub", (torch.Tensor,), {})(), "x (Sub)"),
+        (type("Text", (str,), {})("a"), "x (Text)"),
+    ],
+)
+def test_what_is_foreign_is_named_with_its_place(value, named):
+    assert first_foreign(plain(value), "x") == named
