@@ -1,9 +1,13 @@
 PYTHON ?= python
 
-.PHONY: test lint docs bench demo
+.PHONY: test soak lint docs bench demo
 
 test:
 	$(PYTHON) -m pytest -n 2 --cov=luzpy --cov-report=term-missing:skip-covered
+
+soak:
+	LUZPY_SOAK=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/reliability
+	OMP_NUM_THREADS=1 $(PYTHON) tests/reliability/kill_grid.py --minutes 15 --write docs/reliability.md
 
 lint:
 	ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,12 +40,44 @@ def build_model(spec: LuzModule, hparams: Mapping[str, Any], run: int = 0) -> nn
             if spec.reinitialize or run:
                 reset_parameters(model)
             return model
+        _check_arguments("hparams", spec.module, (), hparams)
         # A module among the arguments becomes a part of the model, and would be trained in place.
         model = cast(Any, spec.module(**copy.deepcopy(dict(hparams))))
         if not isinstance(model, nn.Module):
             raise TypeError(f"`module` must make an nn.Module, got {type(model).__name__}.")
         # A function may hand out one and the same module; a class cannot.
         return model if isinstance(spec.module, type) else copy.deepcopy(model)
+
+
+def _made(optimizer: Callable[..., Any], parameters: Any, opt_hparams: Mapping[str, Any]) -> Any:
+    _check_arguments("opt_hparams", optimizer, (parameters,), opt_hparams)
+    try:
+        return optimizer(parameters, **opt_hparams)
+    except ValueError as err:  # as torch's optimizers say that a number is out of bounds
+        raise ValueError(
+            f"`opt_hparams` must be arguments of {_name(optimizer)}, got {dict(opt_hparams)!r}: "
+            f"{err}"
+        ) from err
+
+
+def _check_arguments(
+    name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Raise unless `function` can be called with these arguments."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some that are written in C have none
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as err:
+        raise TypeError(
+            f"`{name}` must be arguments of {_name(function)}, got {dict(kwargs)!r}: {err}."
+        ) from err
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
 
 
 def reset_parameters(model: nn.Module) -> None:
@@ -77,10 +110,12 @@ def build_optimizers(
         ValueError: If a dict of optimizers is empty.
     """
     if spec.optimizer is not None:
-        made: Any = spec.optimizer(model.parameters(), **opt_hparams)
+        made: Any = _made(spec.optimizer, model.parameters(), opt_hparams)
         maker = "`optimizer`"
     else:
-        made = cast(Any, unwrapped(model)).set_optimizers(**opt_hparams)
+        own = cast(Any, unwrapped(model)).set_optimizers
+        _check_arguments("opt_hparams", own, (), opt_hparams)
+        made = own(**opt_hparams)
         maker = "`set_optimizers`"
     optimizers: dict[Any, Any] = (
         dict(cast("Mapping[Any, Any]", made)) if isinstance(made, Mapping) else {"opt": made}

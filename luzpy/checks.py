@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from torch import nn
+
 from luzpy.callback import Callback, check_callbacks
 from luzpy.callbacks.progress import is_interactive
 from luzpy.device import Accelerator
@@ -47,6 +49,12 @@ def check_accelerator(accelerator: Any) -> Accelerator:
     if not isinstance(accelerator, Accelerator):
         raise TypeError(f"`accelerator` must be a luzpy Accelerator, got {accelerator!r}.")
     return accelerator
+
+
+def check_fitted(fitted: Any) -> None:
+    """Raise unless `fitted` is a fitted model."""
+    if not isinstance(getattr(fitted, "model", None), nn.Module):
+        raise TypeError(f"`fitted` must be a FittedModule, got {type(fitted).__name__}.")
 
 
 def check_options(options: Any) -> Options | None:

@@ -78,11 +78,13 @@ def _choose_device(cpu: bool, cuda_index: int | None) -> torch.device:
 
 def to_device(obj: Any, device: torch.device) -> Any:
     """`obj` with every tensor in it on `device`; what is not a tensor passes through."""
-    if isinstance(obj, PackedSequence):  # a named tuple with a part that stays on the CPU
-        return cast(Any, obj).to(device)
     if isinstance(obj, torch.Tensor):
+        if obj.device == device:
+            return obj
         # To the CPU a copy must have ended before anybody reads it.
         return obj.to(device, non_blocking=device.type != "cpu")
+    if isinstance(obj, PackedSequence):  # a named tuple with a part that stays on the CPU
+        return cast(Any, obj).to(device)
     if isinstance(obj, (list, tuple)):
         sequence = cast("list[Any]", obj)
         if hasattr(sequence, "_fields"):

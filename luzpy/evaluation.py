@@ -14,7 +14,13 @@ from luzpy.callback import Callback
 from luzpy.callbacks.metrics import Metrics
 from luzpy.callbacks.profile import Profile
 from luzpy.callbacks.progress import Progress
-from luzpy.checks import check_accelerator, check_options, check_verbose, with_defaults
+from luzpy.checks import (
+    check_accelerator,
+    check_fitted,
+    check_options,
+    check_verbose,
+    with_defaults,
+)
 from luzpy.context import Context, Optimizers
 from luzpy.device import Accelerator
 from luzpy.display import metric_lines
@@ -90,6 +96,7 @@ def evaluate(
         TypeError: If an argument is of the wrong type.
         LuzError: If a callback, a metric, the loss or the dataset fails; it says where.
     """
+    check_fitted(fitted)
     spec = fitted.spec
     chosen = MetricSet() if spec is None else spec.metrics
     if metrics is not None:

@@ -158,7 +158,7 @@ def _split(data: Any, fraction: float) -> tuple[Any, Any]:
         )
     if isinstance(data, DataLoader):
         raise ValueError(
-            "`valid_data` cannot be a fraction of a DataLoader; give the Dataset as `data`, or "
-            "`valid_data` a DataLoader of its own."
+            f"`valid_data` cannot be a fraction of a DataLoader, got {fraction!r}: give the "
+            "Dataset as `data`, or `valid_data` a DataLoader of its own."
         )
     return split_dataset(data, fraction)

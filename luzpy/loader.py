@@ -77,7 +77,13 @@ def as_dataloader(x: Any, **options: Any) -> DataLoader[Any]:
     dataset = as_dataset(x)
     if "batch_sampler" not in options:
         options = {"batch_size": 32, **options}
-    return DataLoader(dataset, **options)
+    try:
+        return DataLoader(dataset, **options)
+    except (TypeError, ValueError) as err:
+        kind = TypeError if isinstance(err, TypeError) else ValueError
+        raise kind(
+            f"`dataloader_options` must be arguments of torch's DataLoader, got {options!r}: {err}"
+        ) from err
 
 
 def train_loader(data: Any, options: Options | None) -> DataLoader[Any]:

@@ -9,7 +9,13 @@ import torch
 
 from luzpy.callback import Callback
 from luzpy.callbacks.progress import Progress
-from luzpy.checks import check_accelerator, check_options, check_verbose, with_defaults
+from luzpy.checks import (
+    check_accelerator,
+    check_fitted,
+    check_options,
+    check_verbose,
+    with_defaults,
+)
 from luzpy.context import Context
 from luzpy.device import Accelerator, to_device
 from luzpy.loader import Options, eval_loader
@@ -55,6 +61,9 @@ def predict(
             be joined.
         LuzError: If a callback or the dataset fails; it says where.
     """
+    check_fitted(fitted)
+    if not isinstance(cast(Any, stack), bool):
+        raise TypeError(f"`stack` must be True or False, got {stack!r}.")
     place = check_accelerator(accelerator)
     loader = eval_loader(newdata, check_options(dataloader_options), name="newdata")
     model = place.prepare_model(fitted.model)

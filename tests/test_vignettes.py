@@ -73,3 +73,14 @@ def test_lr_finder(fashion_mnist):
     assert len(outputs(notebook, "image/png")) == 2
     accuracy = float(re.search(r"^acc: ([\d.]+)$", text, re.M).group(1))
     assert accuracy >= 0.75
+
+
+@pytest.mark.slow
+def test_lr_finder_reliability(fashion_mnist):
+    notebook = execute("lr-finder-reliability.md", LUZPY_DATA=str(fashion_mnist))
+    assert len(outputs(notebook, "image/png")) == 3
+    text = "\n".join(outputs(notebook, "text/plain"))
+    suggested = float(re.search(r"descent +([\d.]+)", text).group(1))
+    assert 2e-4 < suggested < 2e-2  # Adam on this network: a rate of the order of 1e-3
+    sizes = re.search(r"0 +8 .*\n1 +32 .*\n2 +128 .*", text)
+    assert sizes is not None

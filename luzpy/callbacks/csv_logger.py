@@ -11,7 +11,7 @@ from typing import Any, final
 from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.errors import LuzError
-from luzpy.files.atomic import written_atomically
+from luzpy.files.atomic import real_path, written_atomically
 
 KEYS = ("epoch", "set")
 
@@ -40,6 +40,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        real_path(path)
         self.path: Path = Path(path).expanduser()
         self._rows: list[dict[str, Any]] | None = None
 

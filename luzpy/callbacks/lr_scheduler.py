@@ -79,7 +79,13 @@ class LRScheduler(Callback):
             raise LuzError(
                 f"`opt_name` must be one of {', '.join(map(repr, ctx.optimizers))}, got {name!r}."
             )
-        self.scheduler = self.lr_scheduler(ctx.optimizers[name], *self.args, **self.kwargs)
+        try:
+            self.scheduler = self.lr_scheduler(ctx.optimizers[name], *self.args, **self.kwargs)
+        except (TypeError, ValueError) as err:
+            raise LuzError(
+                f"`lr_scheduler` must make a scheduler of its arguments, got {self.args!r} and "
+                f"{self.kwargs!r}: {err}"
+            ) from err
         self._wants_metrics = "metrics" in inspect.signature(self.scheduler.step).parameters
         if self._wants_metrics:
             if self.monitor is not None:

@@ -52,7 +52,13 @@ class MixedPrecision(Callback):
             raise ValueError(
                 f"`dtype` must be torch.float16, torch.bfloat16 or None, got {dtype!r}."
             )
-        torch.amp.GradScaler("cpu", **grad_scaler_options)  # fails now if an option is wrong
+        try:
+            torch.amp.GradScaler("cpu", **grad_scaler_options)  # fails now if an option is wrong
+        except TypeError as err:
+            raise TypeError(
+                "`grad_scaler_options` must be arguments of torch.amp.GradScaler, got "
+                f"{grad_scaler_options!r}: {err}"
+            ) from err
         self.dtype = dtype
         self.grad_scaler_options = grad_scaler_options
         self.scaler: torch.amp.GradScaler | None = None

@@ -12,6 +12,7 @@ import torch
 
 from luzpy.callback import Callback
 from luzpy.context import Context
+from luzpy.files.atomic import real_path
 from luzpy.loop import unwrapped
 
 # torch's histograms end below 1e20, and fail on what lies beyond or is not a number.
@@ -50,6 +51,7 @@ class TFEvents(Callback):
     ) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError("TFEvents needs TensorBoard: pip install 'luzpy[tensorboard]'.")
+        real_path(logdir, "logdir")
         self.logdir: Path = Path(logdir).expanduser()
         self.histograms: Any = _checked_histograms(histograms)
         self._writers: dict[str, Any] = {}

@@ -55,7 +55,7 @@ def written_atomically(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
         raise LuzError(f"{os.fspath(path)} could not be written: {err}") from err
 
 
-def real_path(path: str | os.PathLike[str]) -> Path:
+def real_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     """Where a file really lies: `~` and symbolic links are followed.
 
     Raises:
@@ -63,9 +63,9 @@ def real_path(path: str | os.PathLike[str]) -> Path:
         ValueError: If it is empty, or has a zero byte in it.
     """
     if not _is_path(path):
-        raise TypeError(f"`path` must be a path, got {path!r}.")
+        raise TypeError(f"`{name}` must be a path, got {path!r}.")
     if not os.fspath(path) or "\0" in os.fspath(path):
-        raise ValueError(f"`path` must be a path, got {path!r}.")
+        raise ValueError(f"`{name}` must be a path, got {path!r}.")
     return Path(os.path.realpath(Path(path).expanduser()))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from luzpy.context import Context
+from luzpy.data import tensors_in
 from luzpy.device import to_device
 from luzpy.loop import named_parts, unwrapped
 from luzpy.plain import first_foreign, plain, unplain
@@ -40,7 +41,8 @@ def restore_run_state(ctx: Context, state: dict[str, Any]) -> None:
     """Put back what `run_state` gave."""
     model = unwrapped(ctx.model)
     for name, part in named_parts(model):
-        vars(part).update(unplain(state["attributes"].get(name, {})))
+        for attribute, value in unplain(state["attributes"].get(name, {})).items():
+            _put_back(part, attribute, value)
         part.training = state["modes"].get(name, part.training)
     for name, buffer in _hidden_buffers(model):
         if name in state["buffers"]:
@@ -68,12 +70,24 @@ def restore_run_state(ctx: Context, state: dict[str, Any]) -> None:
 def _attributes(part: nn.Module) -> dict[str, Any]:
     """A module's own plain attributes."""
     own = {name: item for name, item in vars(part).items() if name not in _OWN_ATTRIBUTES}
-    kept = {name: _if_plain(item) for name, item in own.items() if not _has_graph(item)}
+    kept = {
+        name: _if_plain(item)
+        for name, item in own.items()
+        if not any(tensor.requires_grad for tensor in tensors_in(item))
+    }
     return {name: item for name, item in kept.items() if item is not None or own[name] is None}
 
 
-def _has_graph(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.requires_grad
+def _put_back(part: nn.Module, name: str, value: Any) -> None:
+    """Give an attribute its value, in place where it can be: others may hold the same object."""
+    own = vars(part).get(name)
+    if isinstance(own, list) and isinstance(value, list):
+        own[:] = value
+    elif isinstance(own, dict) and isinstance(value, dict):
+        cast("dict[Any, Any]", own).clear()
+        cast("dict[Any, Any]", own).update(cast("dict[Any, Any]", value))
+    else:
+        vars(part)[name] = value
 
 
 def _if_plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from luzpy.checks import check_fitted
 from luzpy.errors import LuzError
 from luzpy.files import container
 from luzpy.loop import unwrapped
@@ -38,7 +39,7 @@ def save(fitted: FittedModule, path: Path) -> None:
         TypeError: If `fitted` is something else.
         LuzError: If the file cannot be written.
     """
-    _check_fitted(fitted)
+    check_fitted(fitted)
     model = unwrapped(fitted.model)
     content: dict[str, Any] = {
         # Without a specification the model was loaded, from a file that had this.
@@ -72,7 +73,7 @@ def save_model_weights(fitted: FittedModule, path: Path) -> None:
         TypeError: If `fitted` is something else.
         LuzError: If the file cannot be written.
     """
-    _check_fitted(fitted)
+    check_fitted(fitted)
     content = {"state": plain(unwrapped(fitted.model).state_dict())}
     container.check_plain(content, path)
     container.write(path, container.WEIGHTS, content)
@@ -91,7 +92,7 @@ def load_model_weights(fitted: FittedModule, path: Path) -> None:
         FileNotFoundError: If there is no file.
         LuzError: If the file cannot be used, or does not fit the model; nothing is changed then.
     """
-    _check_fitted(fitted)
+    check_fitted(fitted)
     content = container.read(path, container.WEIGHTS)
     load_state(fitted.model, unplain(content["state"]), path)
 
@@ -109,7 +110,7 @@ def load_checkpoint(fitted: FittedModule, path: Path) -> None:
         FileNotFoundError: If there is no file.
         LuzError: If the file cannot be used, or does not fit the model; nothing is changed then.
     """
-    _check_fitted(fitted)
+    check_fitted(fitted)
     content = container.read(path, container.CHECKPOINT)
     load_state(fitted.model, unplain(content["model"]), path)
 
@@ -159,8 +160,3 @@ def _import_path(module: Any) -> str | None:
     for part in module.__qualname__.split("."):
         found = getattr(found, part, None)
     return f"{module.__module__}:{module.__qualname__}" if found is module else None
-
-
-def _check_fitted(fitted: Any) -> None:
-    if not isinstance(getattr(fitted, "model", None), nn.Module):
-        raise TypeError(f"`fitted` must be a FittedModule, got {type(fitted).__name__}.")

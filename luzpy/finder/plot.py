@@ -49,7 +49,16 @@ def plot_records(
     Raises:
         ValueError: If fewer than two rungs have a finite loss.
     """
-    from plotnine import aes, coord_cartesian, geom_line, geom_ribbon, ggplot, labs
+    from plotnine import (
+        aes,
+        coord_cartesian,
+        geom_line,
+        geom_ribbon,
+        ggplot,
+        labs,
+        scale_colour_manual,
+        theme,
+    )
 
     check_beta(beta)
     curve = _curve(x, beta)
@@ -59,11 +68,16 @@ def plot_records(
         p += geom_ribbon(aes(ymin="low", ymax="high"), fill="cyan", alpha=0.25)
     else:
         p += geom_line(aes(y="loss"), linetype="dotted", size=0.7)
-    p += geom_line(aes(y="smoothed"), colour="cyan", size=1)
-    if "valid" in curve.columns:
-        p += geom_line(aes(y="valid"), colour=VALID_COLOUR, size=1, na_rm=True)
     p += labs(x="Learning Rate", y="Loss")
     p = _x_axis(p, log_x) + luz_theme()
+    if "valid" in curve.columns:
+        p += geom_line(aes(y="smoothed", colour="'training'"), size=1)
+        p += geom_line(aes(y="valid", colour="'validation'"), size=1, na_rm=True)
+        p += scale_colour_manual({"training": "cyan", "validation": VALID_COLOUR})
+        p += labs(colour="")
+        p += theme(legend_position="top")
+    else:
+        p += geom_line(aes(y="smoothed"), colour="cyan", size=1)
     limits = y_limits([curve])
     if limits is not None:
         p += coord_cartesian(ylim=limits)
@@ -127,7 +141,7 @@ def plot_several(
     p += scale_colour_brewer(type="qual", palette="Dark2")
     p += labs(x="Learning Rate", y="Loss", colour="")
     p = _x_axis(p, log_x) + luz_theme()
-    limits = y_limits(curves)
+    limits = y_limits([curve.drop(columns="loss", errors="ignore") for curve in curves])
     return p if limits is None else p + coord_cartesian(ylim=limits)
 
 

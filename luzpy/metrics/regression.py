@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from luzpy.metrics.base import Metric
 from luzpy.metrics.shapes import aligned
 
 # To add a number in double precision takes as long as to sum a batch's: many are added at once.
-TOTALS_AT_ONCE = 64
+TOTALS_AT_ONCE = 256
+# They hold neither large squares nor long sums.
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class _MeanError(Metric):
-    """A mean of errors over all elements; a subclass says which."""
+    """A mean of errors over all elements; a subclass says of what."""
 
     def __init__(self) -> None:
         self.reset()
@@ -30,11 +33,22 @@ class _MeanError(Metric):
         """The mean over all elements."""
         return float(self._sum()) / self.elements if self.elements else float("nan")
 
-    def _add(self, batch_total: torch.Tensor, elements: int) -> None:
-        self.recent.append(batch_total)
-        self.elements += elements
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Take in one batch."""
+        if preds.shape != target.shape:
+            target = aligned(target, preds, "target", "preds")
+        errors = preds - target
+        if errors.dtype in HALF_PRECISION:
+            errors = errors.float()
+        self.recent.append(self._measure(errors).sum())
+        self.elements += errors.numel()
         if len(self.recent) == TOTALS_AT_ONCE:
             self.total, self.recent = self._sum(), []
+
+    @staticmethod
+    @abstractmethod
+    def _measure(errors: torch.Tensor) -> torch.Tensor:
+        """What each error counts."""
 
     def _sum(self) -> Any:
         """All batches' total, on their device and in double precision where it has it."""
@@ -42,14 +56,6 @@ class _MeanError(Metric):
             return self.total
         recent = torch.stack(self.recent)
         return self.total + recent.sum(dtype=None if recent.is_mps else torch.float64)
-
-
-def _errors(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    if preds.shape != target.shape:
-        target = aligned(target, preds, "target", "preds")
-    errors = preds - target
-    # Half precision holds neither large squares nor long sums.
-    return errors.float() if errors.dtype in (torch.float16, torch.bfloat16) else errors
 
 
 class MAE(_MeanError):
@@ -70,9 +76,9 @@ class MAE(_MeanError):
 
     abbrev = "MAE"
 
-    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch."""
-        self._add(_errors(preds, target).abs().sum(), preds.numel())
+    @staticmethod
+    def _measure(errors: torch.Tensor) -> torch.Tensor:
+        return errors.abs()
 
 
 class MSE(_MeanError):
@@ -93,9 +99,9 @@ class MSE(_MeanError):
 
     abbrev = "MSE"
 
-    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch."""
-        self._add(_errors(preds, target).square().sum(), preds.numel())
+    @staticmethod
+    def _measure(errors: torch.Tensor) -> torch.Tensor:
+        return errors.square()
 
 
 class RMSE(MSE):

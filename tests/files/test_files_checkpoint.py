@@ -139,7 +139,10 @@ MISFITS = {
         {"module": OneGroupMore, "optimizer": None},
         "parameter groups of the optimizer 'opt' 2, this run has 1, 1",
     ),
-    "another model": ({"module": lambda: nn.Linear(4, 1, bias=False)}, "'bias' is not in the model"),
+    "another model": (
+        {"module": lambda: nn.Linear(4, 1, bias=False)},
+        "'bias' is not in the model",
+    ),
     "another shape": (
         {"module": lambda: nn.Sequential(nn.Linear(4, 1))},
         "'0.weight' is missing",

@@ -122,7 +122,10 @@ REFUSED = {
     "constant zero": (np.zeros(N), "never falls"),
     "rising": (RISING, "never falls"),
     "rising, negative": (RISING - 100, "never falls"),
-    "falling by less than its noise": (2 + 0.1 * np.random.default_rng(3).standard_normal(N) - LR / 100, "noise"),
+    "falling by less than its noise": (
+        2 + 0.1 * np.random.default_rng(3).standard_normal(N) - LR / 100,
+        "noise",
+    ),
     "all NaN": (np.full(N, math.nan), "diverges at once"),
     "all infinite": (np.full(N, math.inf), "diverges at once"),
     "NaN after 4": (np.array([4.0, 3.0, 2.0, 1.0, *[math.nan] * (N - 4)]), "diverges at once"),

@@ -1,0 +1,68 @@
+"""One contestant, alone in its process: warms up, does its work once, writes what it took.
+
+`measure` starts it as `python -m benchmarks.contestant ROW CONTESTANT FILE_DESCRIPTOR`. Nothing is
+imported here that a contestant might not import itself, for imports are measured too.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.rows import ROWS, Row
+
+WARM_UP_ROWS = 640
+
+
+def measured(row: Row, contestant: str) -> dict[str, Any]:
+    """Seconds, peak memory in MiB and, where there is one, the result as a number.
+
+    Raises:
+        ImportError: If a package is missing.
+    """
+    module, function = contestant.split(".")
+    prepare = getattr(importlib.import_module(f"benchmarks.{module}"), function)
+    if not row.work:
+        return {**_timed(prepare), "result": None}
+    import torch
+
+    from benchmarks import workloads
+
+    work: workloads.Workload = getattr(workloads, row.work)
+    torch.set_num_threads(work.threads)
+    x, y = work.data()
+    prepare(work, (x[:WARM_UP_ROWS], y[:WARM_UP_ROWS]))()
+    took = _timed(prepare(work, (x, y)))
+    result = took.pop("result")
+    if row.judged:
+        result = work.judge(result)
+    return {**took, "result": result if isinstance(result, float) else None}
+
+
+def _timed(go: Callable[[], Any]) -> dict[str, Any]:
+    gc.collect()
+    begun = time.perf_counter()
+    result = go()
+    seconds = time.perf_counter() - begun
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "peak": peak, "result": result}
+
+
+def main() -> None:
+    row, contestant, descriptor = sys.argv[1:]
+    try:
+        found = measured(ROWS[row], contestant)
+    except ImportError as err:
+        found = {"missing": str(err)}
+    os.write(int(descriptor), json.dumps(found).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Runs contestants, each in a fresh process with a terminal of its own, one round after another."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import pty
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.rows import ROWS, Row
+
+ROOT = Path(__file__).parent.parent
+# Results agree bit for bit where the arithmetic is the same; Keras' optimizers and torch.compile
+# round otherwise.
+TOLERANCE = 1e-4
+# Peers are there for comparison, and slow: they run in fewer rounds.
+PEER_ROUNDS = 2
+
+
+class Outcome:
+    """What a contestant took, round by round.
+
+    Attributes:
+        seconds: Of its work.
+        peaks: Peak memory of its process, in MiB.
+        missing: Why it could not run, if it could not.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.peaks: list[float] = []
+        self.missing = ""
+
+
+def run_row(name: str, rounds: int) -> dict[str, Outcome]:
+    """All contestants of a row, interleaved round by round.
+
+    Raises:
+        AssertionError: If a contestant's result is not that of the row's base.
+    """
+    row = ROWS[name]
+    outcomes = {contestant: Outcome() for contestant in row.contestants}
+    results: dict[str, float | None] = {}
+    for contestant in _schedule(row, rounds):
+        outcome = outcomes[contestant]
+        if outcome.missing:
+            continue
+        found = run_contestant(name, contestant, max(1, _threads(row)))
+        if "missing" in found:
+            outcome.missing = found["missing"]
+            continue
+        results[contestant] = found["result"]
+        outcome.seconds.append(found["seconds"])
+        outcome.peaks.append(found["peak"])
+        _check_result(row, contestant, results)
+        print(f"  {contestant:32s} {found['seconds']:8.4f} s  {found['peak']:6.0f} MiB", flush=True)
+    return outcomes
+
+
+def _schedule(row: Row, rounds: int) -> Iterator[str]:
+    for round_number in range(rounds):
+        for contestant in row.contestants:
+            if round_number < PEER_ROUNDS or not contestant.startswith("peers."):
+                yield contestant
+
+
+def _threads(row: Row) -> int:
+    return 2 if row.work == "W2" else 1
+
+
+def _check_result(row: Row, contestant: str, results: dict[str, float | None]) -> None:
+    expected, found = results[row.base], results[contestant]
+    if expected is None or contestant in row.differ:
+        return
+    assert found is not None, f"{contestant} gave no result"
+    assert math.isclose(found, expected, rel_tol=TOLERANCE), (
+        f"{contestant} ends at {found!r}, {row.base} at {expected!r}"
+    )
+
+
+def run_contestant(row: str, contestant: str, threads: int) -> dict[str, Any]:
+    """What `benchmarks.contestant` says of one run of one contestant.
+
+    Raises:
+        RuntimeError: If it fails; with all that it printed.
+    """
+    command = ["-m", "benchmarks.contestant", row, contestant]
+    with tempfile.TemporaryDirectory() as scratch:
+        return in_terminal(command, threads, scratch)
+
+
+def in_terminal(command: list[str], threads: int, scratch: str) -> dict[str, Any]:
+    """Run Python with `command` and a pipe's descriptor in a terminal; what came through the pipe.
+
+    Progress bars are drawn only where somebody could see them, and must cost here what they cost.
+    """
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    receive, send = os.pipe()
+    printed: list[bytes] = []
+    # Some packages write checkpoints into the working folder.
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+        "TERM": "xterm",
+    }
+    process = subprocess.Popen(
+        [sys.executable, *command, str(send)],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        pass_fds=[send],
+        env=environment,
+        cwd=scratch,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    os.close(send)
+    reader = threading.Thread(target=_drain, args=(main, printed))
+    reader.start()
+    with os.fdopen(receive, "rb") as pipe:
+        answer = pipe.read()
+    code = process.wait()
+    reader.join()
+    os.close(main)
+    if code or not answer:
+        text = b"".join(printed).decode(errors="replace")
+        raise RuntimeError(f"{' '.join(command)} failed with code {code}:\n{text[-4000:]}")
+    return json.loads(answer)
+
+
+def _drain(descriptor: int, into: list[bytes]) -> None:
+    while True:
+        try:
+            chunk = os.read(descriptor, 65536)
+        except OSError:  # the other end is closed
+            return
+        if not chunk:
+            return
+        into.append(chunk)
+
+
+def medians(outcome: Outcome) -> tuple[float, float, float]:
+    """Median, smallest and largest number of seconds."""
+    return median(outcome.seconds), min(outcome.seconds), max(outcome.seconds)

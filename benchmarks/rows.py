@@ -1,0 +1,132 @@
+"""The rows of the speed benchmark: who does which work, and what luzpy is to reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PEERS = (
+    "ignite",
+    "fabric",
+    "skorch",
+    "poutyne",
+    "accelerate",
+    "pytorch_accelerated",
+    "lightning",
+    "fastai",
+    "keras",
+)
+FINDERS = ("torch_lr_finder", "ignite_finder", "fastai_finder", "lightning_finder")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One piece of work.
+
+    Attributes:
+        title: What is done.
+        work: `"W1"`, `"W2"`, or nothing for work that needs no data.
+        base: The contestant that all are compared with, as `module.function`.
+        ours: The contestant with the targets.
+        others: The rest.
+        targets: Contestant → the ratio to it that `ours` is not to exceed.
+        memory: The same for peak memory.
+        judged: Whether the work returns a trained model, whose loss is to be found.
+        differ: Contestants whose result need not be that of `base`.
+    """
+
+    title: str
+    work: str
+    base: str
+    ours: str
+    others: tuple[str, ...] = ()
+    targets: tuple[tuple[str, float], ...] = ()
+    memory: tuple[tuple[str, float], ...] = ()
+    judged: bool = False
+    differ: tuple[str, ...] = ()
+
+    @property
+    def contestants(self) -> tuple[str, ...]:
+        return (self.base, self.ours, *self.others)
+
+
+def _peers(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"peers.{name}" for name in names)
+
+
+ROWS = {
+    "W1": Row(
+        "`fit`, bar and metric on: MLP 10→32→1, 50,000 rows, batch 32, SGD, one thread",
+        "W1",
+        "raw.floor",
+        "ours.fit",
+        ("raw.dataloader", "ours.fit_shuffled", *_peers(PEERS)),
+        (("raw.floor", 1.15), ("raw.dataloader", 0.65)),
+        (("raw.dataloader", 1.05),),
+        judged=True,
+        differ=("ours.fit_shuffled",),
+    ),
+    "W2": Row(
+        "`fit`, bar and metric on: LeNet, 6,400 images, batch 32, Adam, two threads",
+        "W2",
+        "raw.floor",
+        "ours.fit",
+        ("raw.dataloader", *_peers(PEERS)),
+        (("raw.floor", 1.03),),
+        (("raw.dataloader", 1.05),),
+        judged=True,
+    ),
+    "evaluate": Row(
+        "`evaluate`, loss and metric: W1's rows",
+        "W1",
+        "raw.evaluate",
+        "ours.evaluate",
+        targets=(("raw.evaluate", 0.25),),
+    ),
+    "predict": Row(
+        "`predict`: W1's rows",
+        "W1",
+        "raw.predict",
+        "ours.predict",
+        targets=(("raw.predict", 0.25),),
+    ),
+    "dataset": Row(
+        "`fit` on a Dataset of one's own: W1's model",
+        "W1",
+        "raw.own",
+        "ours.fit_dataset",
+        targets=(("raw.own", 1.05),),
+        judged=True,
+    ),
+    "loader": Row(
+        "`fit` on a DataLoader of one's own: W1's model",
+        "W1",
+        "raw.own",
+        "ours.fit_loader",
+        targets=(("raw.own", 1.05),),
+        judged=True,
+    ),
+    "finder": Row(
+        "`lr_finder`, 100 rungs: W2's model",
+        "W2",
+        "raw.hundred_steps",
+        "ours.lr_finder",
+        _peers(FINDERS),
+        (("raw.hundred_steps", 1.05), *((name, 1.0) for name in _peers(FINDERS))),
+        differ=_peers(FINDERS),
+    ),
+    "import": Row(
+        "`import luzpy`",
+        "",
+        "imports.torch_and_pandas",
+        "imports.luzpy",
+        targets=(("imports.torch_and_pandas", 1.10),),
+    ),
+    "compiled": Row(
+        "`fit` of a module under `torch.compile`: W1",
+        "W1",
+        "raw.floor",
+        "ours.fit_compiled",
+        ("raw.compiled_floor",),
+        judged=True,
+    ),
+}

@@ -1,0 +1,190 @@
+"""`ResumeFromCheckpoint`: which parts of a checkpoint a run starts from."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+import luzpy as luz
+from luzpy import LuzError
+from luzpy.callbacks.resume_from_checkpoint import newest_checkpoint
+from luzpy.files.checkpoint import read_checkpoint
+
+GENERATOR = torch.Generator().manual_seed(0)
+X, Y = torch.randn(100, 10, generator=GENERATOR), torch.randn(100, 1, generator=GENERATOR)
+
+
+class Tracks(luz.Callback):
+    """Weights, optimizer's steps and epoch at the start of each epoch; and a count as its state."""
+
+    def __init__(self):
+        self.count = 0
+
+    def on_fit_begin(self, ctx):
+        self.weights, self.steps, self.epochs = [], [], []
+
+    def on_epoch_begin(self, ctx):
+        self.weights.append(ctx.model.weight.detach().clone())
+        state = ctx.optimizers["opt"].state_dict()["state"]
+        self.steps.append(int(state[0]["step"]) if state else 0)
+        self.epochs.append(ctx.epoch)
+
+    def on_epoch_end(self, ctx):
+        self.count += 1
+        self.last = ctx.model.weight.detach().clone()
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def fit(*callbacks, epochs=3, seed=0, module=lambda: nn.Linear(10, 1), **kwargs):
+    model = luz.setup(module, nn.MSELoss(), torch.optim.Adam, seed=seed).set_opt_hparams(lr=0.01)
+    return model.fit((X, Y), epochs, callbacks=list(callbacks), verbose=False, **kwargs)
+
+
+def checkpoints(path, **kwargs):
+    tracks = Tracks()
+    files = luz.callbacks.ModelCheckpoint(path, monitor="train_loss")
+    fitted = fit(tracks, files, **kwargs)
+    return tracks, fitted
+
+
+def resumed(path, epochs=1, **kwargs):
+    tracks = Tracks()
+    fitted = fit(tracks, luz.callbacks.ResumeFromCheckpoint(path, **kwargs), epochs=epochs, seed=1)
+    return tracks, fitted
+
+
+def test_a_run_starts_from_the_last_weights_of_another(tmp_path):
+    # R: test-callbacks-resume.R, "can use the resume_from callback"
+    before, _ = checkpoints(tmp_path / "a.pt")
+    after, fitted = resumed(tmp_path / "a.pt")
+    assert torch.equal(after.weights[0], before.last)
+    assert (after.steps, after.epochs) == ([0], [1])
+    assert len(fitted.records["metrics"]["train"]) == 1
+
+
+def test_the_optimizers_state_on_request(tmp_path):
+    checkpoints(tmp_path / "a.pt")
+    after, _ = resumed(tmp_path / "a.pt", restore_optimizer_state=True)
+    assert after.steps == [9]  # 3 epochs of 3 whole batches
+
+
+def test_the_records_on_request_and_epochs_go_on_from_there(tmp_path):
+    _, first = checkpoints(tmp_path / "a.pt")
+    after, fitted = resumed(tmp_path / "a.pt", epochs=5, restore_records=True)
+    assert after.epochs == [4, 5]
+    epochs = fitted.records["metrics"]["train"]
+    assert len(epochs) == 5
+    assert epochs[:3] == first.records["metrics"]["train"]
+
+
+def test_without_the_model_the_weights_are_the_runs_own(tmp_path):
+    checkpoints(tmp_path / "a.pt")
+    after, fitted = resumed(tmp_path / "a.pt", restore_model_state=False)
+    assert torch.equal(after.weights[0], fitted.spec().weight)
+
+
+def test_the_states_of_callbacks_on_request(tmp_path):
+    checkpoints(tmp_path / "{epoch}.pt")
+    tracks = Tracks()
+    files = luz.callbacks.ModelCheckpoint(tmp_path / "new.pt", monitor="train_loss")
+    path = tmp_path / "2.pt"
+    back = luz.callbacks.ResumeFromCheckpoint(path, restore_callbacks_state=True)
+    fit(tracks, files, back, epochs=1)
+    # at the end of epoch 2 the count stood at 2, and this run adds an epoch
+    assert dict(read_checkpoint(path)["callbacks"])["Tracks"] == {"count": 2}
+    assert tracks.count == 3
+
+
+def test_other_callbacks_are_named(tmp_path):
+    checkpoints(tmp_path / "a.pt")
+    with pytest.raises(LuzError, match=r"callbacks .*ModelCheckpoint.*this run has"):
+        resumed(tmp_path / "a.pt", restore_callbacks_state=True)
+
+
+def test_another_model_is_named(tmp_path):
+    checkpoints(tmp_path / "a.pt")
+    back = luz.callbacks.ResumeFromCheckpoint(tmp_path / "a.pt")
+    with pytest.raises(LuzError, match=r"a\.pt does not fit the model: 'bias' is not in"):
+        fit(back, module=lambda: nn.Linear(10, 1, bias=False))
+
+
+# Which file ----------------------------------------------------------------------------------
+
+
+def test_of_a_folder_the_latest_epoch_by_number(tmp_path):
+    # R luz takes the last by name: epoch-99 instead of epoch-100
+    before, _ = checkpoints(tmp_path / "epoch-{epoch}.pt", epochs=11)
+    assert newest_checkpoint(tmp_path).name == "epoch-11.pt"
+    after, _ = resumed(tmp_path)
+    assert torch.equal(after.weights[0], before.last)
+
+
+def test_of_one_epoch_the_file_that_was_written_last(tmp_path):
+    for name in ("b.pt", "a.pt", "c.pt"):
+        checkpoints(tmp_path / name, epochs=1)
+    os.utime(tmp_path / "b.pt", ns=(2**62, 2**62))
+    assert newest_checkpoint(tmp_path).name == "b.pt"
+
+
+def test_other_files_in_the_folder_are_passed_over(tmp_path):
+    checkpoints(tmp_path / "{epoch}.pt", epochs=2)
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / ".hidden").write_bytes((tmp_path / "2.pt").read_bytes())
+    assert newest_checkpoint(tmp_path).name == "2.pt"
+
+
+def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path):
+    checkpoints(tmp_path / "{epoch}.pt", epochs=3)
+    content = bytearray((tmp_path / "3.pt").read_bytes())
+    content[300] ^= 1
+    (tmp_path / "3.pt").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"Passed over: .*3\.pt is damaged"):
+        assert newest_checkpoint(tmp_path).name == "2.pt"
+
+
+def test_a_damaged_file_that_is_asked_for_is_an_error(tmp_path):
+    checkpoints(tmp_path / "a.pt", epochs=1)
+    content = (tmp_path / "a.pt").read_bytes()[:-1]
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(LuzError, match=r"a\.pt is truncated"):
+        resumed(tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["nothing.pt", "empty folder"])
+def test_nothing_there_is_a_warning_and_a_fresh_start(tmp_path, name):
+    # as R luz warns
+    (tmp_path / "empty folder").mkdir()
+    with pytest.warns(UserWarning, match=f"no checkpoint at .*{name}: the run starts afresh"):
+        after, fitted = resumed(tmp_path / name)
+    assert torch.equal(after.weights[0], fitted.spec().weight)
+
+
+def test_of_a_run_that_stopped_within_an_epoch_that_epoch_is_run_again(tmp_path):
+    resume = luz.callbacks.AutoResume(tmp_path / "state.pt", every_n_batches=1)
+
+    def fail(ctx):
+        if (ctx.epoch, ctx.iter) == (2, 2):
+            raise RuntimeError
+
+    with pytest.raises(LuzError):
+        fit(resume, luz.Callback.from_functions(on_train_batch_begin=fail))
+    after, _ = resumed(tmp_path / "state.pt", epochs=3, restore_records=True)
+    assert after.epochs == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["model_state", "records", "optimizer_state", "callbacks_state"],
+)
+def test_flags_are_checked(option):
+    with pytest.raises(TypeError, match=f"`restore_{option}` must be True or False, got 1"):
+        luz.callbacks.ResumeFromCheckpoint("a.pt", **{f"restore_{option}": 1})

@@ -1,0 +1,77 @@
+"""SIGTERM, as clusters send it: the state is saved at the next batch, and the status is 143."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from luzpy.files.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.reliability
+
+SCRIPT = """
+    import os, signal, sys, torch
+    from torch import nn
+    import luzpy as luz
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 64
+        def __getitem__(self, index):
+            return torch.ones(2) * index, torch.ones(1)
+    hook, epoch, batch, workers, group = sys.argv[1], *map(int, sys.argv[2:])
+    def end(ctx):
+        if (ctx.epoch, ctx.iter) == (epoch, batch):
+            print("told to end", flush=True)
+            (os.killpg if group else os.kill)(os.getpid(), signal.SIGTERM)
+    hooks = {hook: end, "on_train_batch_end": lambda ctx: print("batch", ctx.iter, flush=True)}
+    if hook == "on_fit_end":
+        hooks = {hook: end}
+    if hook == "on_train_batch_end":
+        hooks[hook] = lambda ctx: (end(ctx), print("batch", ctx.iter, flush=True))
+    torch.manual_seed(1)
+    data = torch.utils.data.DataLoader(Rows(), 16, num_workers=workers)
+    model = luz.setup(lambda: nn.Linear(2, 1), nn.MSELoss(), torch.optim.SGD)
+    resume = luz.callbacks.AutoResume("state.pt")
+    chosen = [resume, luz.Callback.from_functions(**hooks)]
+    fitted = model.set_opt_hparams(lr=0.01).fit(data, 3, chosen, data, verbose=False)
+    print("still here", flush=True)
+"""
+
+
+def told_to_end(folder, hook, epoch=2, batch=2, workers=0, group=0):
+    """Run a script that gets SIGTERM at a moment; its status, what it said, where it may go on."""
+    arguments = [hook, *map(str, (epoch, batch, workers, group))]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SCRIPT), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert "told to end" in done.stdout, done.stderr
+    place = None
+    if (folder / "state.pt").exists():
+        found = read_checkpoint(folder / "state.pt")
+        place = (found["resume"]["part"], found["epoch"], found["resume"]["batches"])
+    return done.returncode, done.stdout.partition("told to end\n")[2], place
+
+
+@pytest.mark.parametrize(
+    ("hook", "options", "said", "place"),
+    [
+        ("on_train_batch_begin", {}, "batch 2\n", ("train", 2, 2)),
+        ("on_train_batch_before_backward", {"workers": 2}, "batch 2\n", ("train", 2, 2)),
+        ("on_valid_batch_begin", {}, "", ("valid", 2, 2)),
+        # worker processes are told to end as well, and die
+        ("on_train_batch_after_pred", {"workers": 2, "group": 1}, "batch 2\n", ("train", 2, 2)),
+        ("on_valid_batch_end", {"workers": 2, "group": 1}, "", ("valid", 2, 2)),
+        # when all is done but the end, the last epoch is kept
+        ("on_fit_end", {"epoch": 3, "batch": 4}, "", ("epoch", 3, 4)),
+    ],
+)
+def test_sigterm_saves_at_the_next_batch_and_ends_with_143(tmp_path, hook, options, said, place):
+    assert told_to_end(tmp_path, hook, **options) == (143, said, place)
