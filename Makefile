@@ -7,7 +7,7 @@ test:
 
 soak:
 	LUZPY_SOAK=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/reliability
-	OMP_NUM_THREADS=1 $(PYTHON) tests/reliability/kill_grid.py --minutes 15 --write docs/reliability.md
+	OMP_NUM_THREADS=1 $(PYTHON) tests/reliability/kill_grid.py --write docs/reliability.md
 
 lint:
 	ruff check .

@@ -14,8 +14,8 @@ import tempfile
 import termios
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.rows import ROWS, Row
@@ -28,6 +28,7 @@ TOLERANCE = 1e-4
 PEER_ROUNDS = 2
 
 
+@dataclass
 class Outcome:
     """What a contestant took, round by round.
 
@@ -37,10 +38,9 @@ class Outcome:
         missing: Why it could not run, if it could not.
     """
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.peaks: list[float] = []
-        self.missing = ""
+    seconds: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+    missing: str = ""
 
 
 def run_row(name: str, rounds: int) -> dict[str, Outcome]:
@@ -69,7 +69,7 @@ def run_row(name: str, rounds: int) -> dict[str, Outcome]:
 
 
 def _schedule(row: Row, rounds: int) -> Iterator[str]:
-    for round_number in range(rounds):
+    for round_number in range(min(rounds, row.most_rounds)):
         for contestant in row.contestants:
             if round_number < PEER_ROUNDS or not contestant.startswith("peers."):
                 yield contestant
@@ -150,8 +150,3 @@ def _drain(descriptor: int, into: list[bytes]) -> None:
         if not chunk:
             return
         into.append(chunk)
-
-
-def medians(outcome: Outcome) -> tuple[float, float, float]:
-    """Median, smallest and largest number of seconds."""
-    return median(outcome.seconds), min(outcome.seconds), max(outcome.seconds)

@@ -27,7 +27,7 @@ def _specification(work: Workload, metrics: Any = None, wrap: Any = None) -> luz
 
 def _training(work: Workload, data: Any, options: Any = None, **kwargs: Any) -> Go:
     model = _specification(work, **kwargs)
-    return lambda: model.fit(data, epochs=1, dataloader_options=options).model
+    return lambda: model.fit(data, epochs=work.epochs, dataloader_options=options).model
 
 
 def fit(work: Workload, data: Data) -> Go:
@@ -73,13 +73,13 @@ def _fitted(work: Workload, metrics: Any = None) -> luz.FittedModule:
 
 
 def evaluate(work: Workload, data: Data) -> Go:
+    fitted = _fitted(work)
+    return lambda: fitted.evaluate(data).records["metrics"]["valid"][0]["loss"]
+
+
+def evaluate_with_metric(work: Workload, data: Data) -> Go:
     fitted = _fitted(work, METRICS[work.make_loss]())
-
-    def go() -> float:
-        frame = fitted.evaluate(data).get_metrics()
-        return float(frame.loc[frame["metric"] == "loss", "value"].iloc[0])
-
-    return go
+    return lambda: fitted.evaluate(data).records["metrics"]["valid"][0]["loss"]
 
 
 def predict(work: Workload, data: Data) -> Go:

@@ -37,16 +37,20 @@ def lightning_module(work: Workload) -> Any:
     return Module()
 
 
-def lightning_trainer() -> Any:
+def lightning_trainer(epochs: int) -> Any:
     import lightning
 
     return lightning.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False
     )
 
 
 def lightning(work: Workload, data: Data) -> Go:
-    module, trainer, loader = lightning_module(work), lightning_trainer(), loader_of(data)
+    module, trainer, loader = (
+        lightning_module(work),
+        lightning_trainer(work.epochs),
+        loader_of(data),
+    )
 
     def go() -> nn.Module:
         trainer.fit(module, loader)
@@ -65,11 +69,12 @@ def fabric(work: Workload, data: Data) -> Go:
     loader, loss_fn = runner.setup_dataloaders(loader_of(data)), work.make_loss()
 
     def go() -> nn.Module:
-        for x, y in loader:
-            optimizer.zero_grad()
-            loss = loss_fn(model(x), y)
-            runner.backward(loss)
-            optimizer.step()
+        for _ in range(work.epochs):
+            for x, y in loader:
+                optimizer.zero_grad()
+                loss = loss_fn(model(x), y)
+                runner.backward(loss)
+                optimizer.step()
         return plain
 
     return go
@@ -85,11 +90,12 @@ def accelerate(work: Workload, data: Data) -> Go:
     )
 
     def go() -> nn.Module:
-        for x, y in loader:
-            optimizer.zero_grad()
-            loss = loss_fn(model(x), y)
-            runner.backward(loss)
-            optimizer.step()
+        for _ in range(work.epochs):
+            for x, y in loader:
+                optimizer.zero_grad()
+                loss = loss_fn(model(x), y)
+                runner.backward(loss)
+                optimizer.step()
         return plain
 
     return go
@@ -114,7 +120,7 @@ def fastai(work: Workload, data: Data) -> Go:
     learner = fastai_learner(work, data)
 
     def go() -> nn.Module:
-        learner.fit(1)
+        learner.fit(work.epochs)
         return learner.model
 
     return go
@@ -128,7 +134,7 @@ def skorch(work: Workload, data: Data) -> Go:
         criterion=type(work.make_loss()),
         optimizer=work.make_optimizer,
         lr=work.lr,
-        max_epochs=1,
+        max_epochs=work.epochs,
         batch_size=BATCH_SIZE,
         train_split=None,
         iterator_train__drop_last=True,
@@ -154,7 +160,7 @@ def ignite(work: Workload, data: Data) -> Go:
     loader = loader_of(data)
 
     def go() -> nn.Module:
-        trainer.run(loader, max_epochs=1)
+        trainer.run(loader, max_epochs=work.epochs)
         return model
 
     return go
@@ -168,7 +174,7 @@ def poutyne(work: Workload, data: Data) -> Go:
     model, loader = Model(network, optimizer, work.make_loss()), loader_of(data)
 
     def go() -> nn.Module:
-        model.fit_generator(loader, epochs=1)
+        model.fit_generator(loader, epochs=work.epochs)
         return network
 
     return go
@@ -185,7 +191,7 @@ def pytorch_accelerated(work: Workload, data: Data) -> Go:
     def go() -> nn.Module:
         trainer.train(
             TensorDataset(*data),
-            num_epochs=1,
+            num_epochs=work.epochs,
             per_device_batch_size=BATCH_SIZE,
             train_dataloader_kwargs=in_process,
         )
@@ -211,7 +217,7 @@ def keras(work: Workload, data: Data) -> Go:
     loader = loader_of(data)
 
     def go() -> nn.Module:
-        model.fit(loader, epochs=1)
+        model.fit(loader, epochs=work.epochs)
         return plain
 
     return go
@@ -225,7 +231,7 @@ SWEEP = {"start_lr": 1e-6, "end_lr": 1.0}
 def lightning_finder(work: Workload, data: Data) -> Go:
     from lightning.pytorch.tuner import Tuner
 
-    module, tuner, loader = lightning_module(work), Tuner(lightning_trainer()), loader_of(data)
+    module, tuner, loader = lightning_module(work), Tuner(lightning_trainer(1)), loader_of(data)
     sweep = {"min_lr": SWEEP["start_lr"], "max_lr": SWEEP["end_lr"], "num_training": 100}
     return lambda: tuner.lr_find(module, loader, **sweep, early_stop_threshold=None).results
 

@@ -51,11 +51,12 @@ def _training(
     loss_fn = work.make_loss()
 
     def go() -> nn.Module:
-        for x, y in batches(data):
-            optimizer.zero_grad()
-            loss = loss_fn(called(x), y)
-            loss.backward()
-            optimizer.step()
+        for _ in range(work.epochs):
+            for x, y in batches(data):
+                optimizer.zero_grad()
+                loss = loss_fn(called(x), y)
+                loss.backward()
+                optimizer.step()
         return model
 
     return go
@@ -97,13 +98,29 @@ def hundred_steps(work: Workload, data: Data) -> Go:
     return go
 
 
-def _evaluation(work: Workload, batches: Iterable[Data]) -> Go:
+def evaluate(work: Workload, data: Data) -> Go:
     model, loss_fn = work.model().eval(), work.make_loss()
+    loader = DataLoader(TensorDataset(*data), batch_size=BATCH_SIZE)
+
+    def go() -> float:
+        total, rows = torch.zeros(()), 0
+        with torch.no_grad():
+            for x, y in loader:
+                total += loss_fn(model(x), y) * len(y)
+                rows += len(y)
+        return float(total) / rows
+
+    return go
+
+
+def evaluate_with_metric(work: Workload, data: Data) -> Go:
+    model, loss_fn = work.model().eval(), work.make_loss()
+    loader = DataLoader(TensorDataset(*data), batch_size=BATCH_SIZE)
 
     def go() -> float:
         total, error, rows = torch.zeros(()), torch.zeros(()), 0
         with torch.no_grad():
-            for x, y in batches:
+            for x, y in loader:
                 pred = model(x)
                 total += loss_fn(pred, y) * len(y)
                 error += (pred - y).abs().sum()
@@ -111,10 +128,6 @@ def _evaluation(work: Workload, batches: Iterable[Data]) -> Go:
         return float(total) / rows
 
     return go
-
-
-def evaluate(work: Workload, data: Data) -> Go:
-    return _evaluation(work, DataLoader(TensorDataset(*data), batch_size=BATCH_SIZE))
 
 
 def predict(work: Workload, data: Data) -> Go:

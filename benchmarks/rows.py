@@ -32,6 +32,7 @@ class Row:
         memory: The same for peak memory.
         judged: Whether the work returns a trained model, whose loss is to be found.
         differ: Contestants whose result need not be that of `base`.
+        most_rounds: More would take long and say little.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Row:
     memory: tuple[tuple[str, float], ...] = ()
     judged: bool = False
     differ: tuple[str, ...] = ()
+    most_rounds: int = 100
 
     @property
     def contestants(self) -> tuple[str, ...]:
@@ -70,17 +72,23 @@ ROWS = {
         "W2",
         "raw.floor",
         "ours.fit",
-        ("raw.dataloader", *_peers(PEERS)),
+        ("raw.dataloader",),
         (("raw.floor", 1.03),),
         (("raw.dataloader", 1.05),),
         judged=True,
     ),
     "evaluate": Row(
-        "`evaluate`, loss and metric: W1's rows",
+        "`evaluate`: W1's rows",
         "W1",
         "raw.evaluate",
         "ours.evaluate",
         targets=(("raw.evaluate", 0.25),),
+    ),
+    "evaluate_with_metric": Row(
+        "`evaluate` with MAE: W1's rows",
+        "W1",
+        "raw.evaluate_with_metric",
+        "ours.evaluate_with_metric",
     ),
     "predict": Row(
         "`predict`: W1's rows",
@@ -128,5 +136,6 @@ ROWS = {
         "ours.fit_compiled",
         ("raw.compiled_floor",),
         judged=True,
+        most_rounds=3,
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -217,7 +218,7 @@ def _step(ctx: Context, default: Callable[..., None], *args: Any) -> Callable[[]
     own = getattr(unwrapped(ctx.model), "step", None)
     if own is not None:
         return own
-    return lambda: default(ctx, *args)
+    return partial(default, ctx, *args)
 
 
 def _parameters(ctx: Context) -> list[nn.Parameter]:
@@ -251,7 +252,11 @@ def _loss(ctx: Context) -> torch.Tensor:
 
 
 def _count_rows(ctx: Context, name: str) -> None:
-    ctx.batch_size = batch_rows(ctx.batch, ctx.input, ctx.target)
+    first = ctx.input
+    if isinstance(first, torch.Tensor) and first.ndim:
+        ctx.batch_size = first.shape[0]
+    else:
+        ctx.batch_size = batch_rows(ctx.batch, first, ctx.target)
     if ctx.batch_size == 0:
         raise ValueError(f"`{name}` must give batches with rows, got one without any.")
 

@@ -210,7 +210,7 @@ class AutoResume(Callback):
             if hasattr(signal, "SIGCHLD"):
                 # Worker processes are told to end as well, and torch would raise in the middle of
                 # a step that one of them has.
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.signal(signal.SIGCHLD, lambda signum, frame: None)
 
         self._previous = signal.signal(signal.SIGTERM, told_to_end)
 

@@ -82,7 +82,8 @@ class LRScheduler(Callback):
         try:
             self.scheduler = self.lr_scheduler(ctx.optimizers[name], *self.args, **self.kwargs)
         except (TypeError, ValueError) as err:
-            raise LuzError(
+            kind = TypeError if isinstance(err, TypeError) else ValueError
+            raise kind(
                 f"`lr_scheduler` must make a scheduler of its arguments, got {self.args!r} and "
                 f"{self.kwargs!r}: {err}"
             ) from err

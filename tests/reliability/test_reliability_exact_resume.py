@@ -109,7 +109,7 @@ def test_stopped_at_random_batches_with_workers(name, tmp_path, expected):
 
 
 def test_killed_at_random_moments(tmp_path):
-    # the short part of `make soak`, which kills 240 times
+    # the short part of `make soak`, which kills 400 times
     names = ["by_batch, 0 workers", "stream, 0 workers", "metrics, 0 workers"]
     script = f"import sys; sys.path.insert(0, {str(HERE)!r}); import kill_grid as k; "
     script += f"found = k.soak(9, 60, 1, {names!r}); print(k.table(found)); "
