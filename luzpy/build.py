@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,7 +37,7 @@ def build_model(spec: LuzModule, hparams: Mapping[str, Any], run: int = 0) -> nn
     with preserved_random_state():
         seed_all(spec.seed + run)
         if isinstance(spec.module, nn.Module):
-            model = copy.deepcopy(spec.module)
+            model = _copied(spec.module)
             if spec.reinitialize or run:
                 reset_parameters(model)
             return model
@@ -46,7 +47,19 @@ def build_model(spec: LuzModule, hparams: Mapping[str, Any], run: int = 0) -> nn
         if not isinstance(model, nn.Module):
             raise TypeError(f"`module` must make an nn.Module, got {type(model).__name__}.")
         # A function may hand out one and the same module; a class cannot.
-        return model if isinstance(spec.module, type) else copy.deepcopy(model)
+        return model if isinstance(spec.module, type) else _copied(model)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy of `module`; where torch copies less than all, a warning says so."""
+    if any(getattr(part, "_compiled_call_impl", None) for _, part in named_parts(module)):
+        warnings.warn(
+            "`module` runs uncompiled: it was compiled in place, by its method `compile()`, which "
+            "copies do not keep. Give torch.compile(module) instead.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return copy.deepcopy(module)
 
 
 def _made(optimizer: Callable[..., Any], parameters: Any, opt_hparams: Mapping[str, Any]) -> Any:

@@ -72,6 +72,10 @@ def _check_descent(lr: Array, loss: Array) -> None:
     smoothed = centred_average(loss)
     lowest = int(np.argmin(smoothed))
     drop = float(np.max(smoothed[: lowest + 1]) - smoothed[lowest])
+    if float(np.ptp(smoothed)) <= 1e-6 * float(np.max(np.abs(smoothed))):
+        raise NoSuggestionError(
+            "The loss never falls: it is the same at every rate. Raise `end_lr`."
+        )
     if lowest < 3:
         first = int(np.argmin(loss))
         if first == 0:

@@ -479,6 +479,16 @@ def assert_same_run(expected, found):
     assert luz.get_metrics(found).equals(luz.get_metrics(expected))
 
 
+@pytest.mark.parametrize("call_on", ["on_epoch_end", "on_train_end"])
+def test_a_scheduler_that_has_not_stepped_yet(path, call_on):
+    # torch warns of schedulers that step before their optimizer has, in this process
+    def make():
+        schedule = torch.optim.lr_scheduler.StepLR
+        return specification(), [luz.callbacks.LRScheduler(schedule, 1, call_on=call_on)]
+
+    assert_same_run(*interrupted(make, path, moment=(1, 3)))
+
+
 def test_rows_that_a_fraction_has_chosen(path):
     # a script without a seed splits anew: rows of validation would be trained on
     expected, found = interrupted(lambda: (specification(), []), path, valid_data=0.2)

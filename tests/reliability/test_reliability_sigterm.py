@@ -12,26 +12,34 @@ from luzpy.files.checkpoint import read_checkpoint
 pytestmark = pytest.mark.reliability
 
 SCRIPT = """
-    import os, signal, sys, torch
+    import os, signal, sys, time, torch
     from torch import nn
     import luzpy as luz
     class Rows(torch.utils.data.Dataset):
         def __len__(self):
             return 64
         def __getitem__(self, index):
+            if hook == "worker" and index == 40:
+                time.sleep(0.5)  # until the run waits for this batch, the third
+                print("told to end", flush=True)
+                os.killpg(os.getpgid(0), signal.SIGTERM)
+                time.sleep(30)
             return torch.ones(2) * index, torch.ones(1)
     hook, epoch, batch, workers, group = sys.argv[1], *map(int, sys.argv[2:])
     def end(ctx):
         if (ctx.epoch, ctx.iter) == (epoch, batch):
             print("told to end", flush=True)
             (os.killpg if group else os.kill)(os.getpid(), signal.SIGTERM)
-    hooks = {hook: end, "on_train_batch_end": lambda ctx: print("batch", ctx.iter, flush=True)}
+            time.sleep(0.5 * group)  # in which the workers die
+    hooks = {} if hook == "worker" else {hook: end}
+    hooks |= {"on_train_batch_end": lambda ctx: print("batch", ctx.iter, flush=True)}
     if hook == "on_fit_end":
         hooks = {hook: end}
     if hook == "on_train_batch_end":
         hooks[hook] = lambda ctx: (end(ctx), print("batch", ctx.iter, flush=True))
     torch.manual_seed(1)
-    data = torch.utils.data.DataLoader(Rows(), 16, num_workers=workers)
+    options = {"num_workers": workers, "prefetch_factor": 1 if workers else None}
+    data = torch.utils.data.DataLoader(Rows(), 16, **options)
     model = luz.setup(lambda: nn.Linear(2, 1), nn.MSELoss(), torch.optim.SGD)
     resume = luz.callbacks.AutoResume("state.pt")
     chosen = [resume, luz.Callback.from_functions(**hooks)]
@@ -75,3 +83,8 @@ def told_to_end(folder, hook, epoch=2, batch=2, workers=0, group=0):
 )
 def test_sigterm_saves_at_the_next_batch_and_ends_with_143(tmp_path, hook, options, said, place):
     assert told_to_end(tmp_path, hook, **options) == (143, said, place)
+
+
+def test_sigterm_to_all_while_the_run_waits_for_a_worker(tmp_path):
+    status, _, place = told_to_end(tmp_path, "worker", workers=2)
+    assert (status, place) == (143, ("train", 1, 2))
