@@ -80,8 +80,9 @@ def _open_partial(target: Path) -> tuple[Path, BinaryIO]:
         name = f"{_prefix(target)}{secrets.token_hex(8)}{_MARK}"
         partial = target.with_name(name)
         file = partial.open("xb")
-        if _locked(file) and not partial.exists():  # taken for a leftover before it was locked
-            file.close()
+        locked = _lock(file)
+        if locked is False or (locked and not partial.exists()):
+            file.close()  # somebody takes it for a leftover, or has removed it as one
             continue
         return partial, file
 
@@ -90,16 +91,22 @@ def _prefix(target: Path) -> str:
     return f".{target.name[:40]}."
 
 
-def _locked(file: BinaryIO) -> bool:
-    """Take the lock of a partial file, if nobody has it. The system frees it when we die."""
+def _lock(file: BinaryIO) -> bool | None:
+    """Take the lock of a partial file, which the system frees when we die.
+
+    Returns:
+        Whether it is ours now: False if somebody else has it, None where files have no locks.
+    """
     if os.name == "nt":
         return True  # open files cannot be removed there
     import fcntl
 
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 
@@ -110,7 +117,7 @@ def _remove_leftovers(target: Path) -> None:
             continue
         with suppress(OSError), path.open("rb") as file:
             # A number of a process would say little: containers begin at 1 over and over again.
-            if _locked(file):
+            if _lock(file):
                 path.unlink()
 
 
