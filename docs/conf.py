@@ -33,6 +33,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "luzpy"
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 html_static_path: list[str] = []
+html_sidebars: dict[str, list[str]] = {"**": []}  # the few pages are all in the header
 
 nb_execution_mode = "cache"
 nb_execution_timeout = 300
