@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from luzpy.batches import batch_rows, batches, skip_batch
 from luzpy.context import Context, StopFit
 from luzpy.errors import LuzError
-from luzpy.loader import batch_rows, batches, skip_batch
 
 
 class SecondInterrupt(KeyboardInterrupt):

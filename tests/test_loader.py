@@ -26,15 +26,9 @@ from torch.utils.data import (
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 import luzpy as luz
+from luzpy.batches import batch_rows, batches
 from luzpy.data import InMemoryDataset, tensors_in
-from luzpy.loader import (
-    batch_count,
-    batch_rows,
-    batches,
-    eval_loader,
-    generators_of,
-    train_loader,
-)
+from luzpy.loader import batch_count, eval_loader, train_loader
 
 
 class Rows(Dataset):
@@ -693,20 +687,6 @@ def test_workers_fetch_the_batches():
 
 def test_any_iterable_of_batches_will_do():
     assert list(batches([1, 2])) == [1, 2]
-
-
-def test_the_generators_of_a_loader_each_once():
-    own, samplers, inner = (torch.Generator() for _ in range(3))
-    shuffled = DataLoader(DATA, 2, shuffle=True, generator=own)
-    assert generators_of(shuffled) == [own]
-    sampled = DataLoader(DATA, 2, sampler=RandomSampler(DATA, generator=samplers), generator=own)
-    assert generators_of(sampled) == [own, samplers]
-    batched = DataLoader(
-        DATA, batch_sampler=BatchSampler(RandomSampler(DATA, generator=inner), 2, False)
-    )
-    assert generators_of(batched) == [inner]
-    assert generators_of(DataLoader(DATA, 2, shuffle=True)) == []
-    assert generators_of([1, 2]) == []
 
 
 # Rows of a batch ----------------------------------------------------------------------------

@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from luzpy.random_state import RandomState, preserved_random_state, seed_all
+from luzpy.random_state import RandomState, generators_in, preserved_random_state, seed_all
 
 
 def draws():
@@ -103,3 +104,21 @@ def test_every_seed_that_torch_takes_works(seed):
     first = draws()
     seed_all(seed)
     assert draws() == first
+
+
+def held(loader):
+    """The generators found in a loader, in no order."""
+    return sorted(id(generator) for generator in generators_in({"loader": loader}).values())
+
+
+def test_the_generators_of_a_loader_each_once():
+    own, samplers, inner = (torch.Generator() for _ in range(3))
+    rows = range(8)
+    assert held(DataLoader(rows, 2, shuffle=True, generator=own)) == [id(own)]
+    sampler = RandomSampler(rows, generator=samplers)
+    both = DataLoader(rows, 2, sampler=sampler, generator=own)
+    assert held(both) == sorted([id(own), id(samplers)])
+    batched = BatchSampler(RandomSampler(rows, generator=inner), 2, False)
+    assert held(DataLoader(rows, batch_sampler=batched)) == [id(inner)]
+    assert held(DataLoader(rows, 2, shuffle=True)) == []
+    assert held([1, 2]) == []

@@ -12,6 +12,7 @@ from typing import Any, final
 
 import torch
 
+from luzpy.batches import draws_as_it_goes
 from luzpy.callback import Callback
 from luzpy.context import Context, Resume
 from luzpy.data import Split
@@ -25,7 +26,7 @@ from luzpy.files.checkpoint import (
     restore_checkpoint,
 )
 from luzpy.files.run_state import restore_run_state, run_state
-from luzpy.loader import batch_count, draws_as_it_goes
+from luzpy.loader import batch_count
 from luzpy.loop import named_parts, unwrapped
 from luzpy.random_state import (
     RandomState,

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from luzpy.batches import batches
 from luzpy.build import build_model
 from luzpy.callback import Callback
 from luzpy.callbacks.interrupt import Interrupt
@@ -29,9 +30,15 @@ from luzpy.finder.lr_records import LRRecords, curves_of
 from luzpy.finder.summary import disjoint
 from luzpy.finder.sweep import Curve, RecordLoss, StopRule, SweepLR, learning_rates
 from luzpy.fitting import prepare_data, prepare_fit
-from luzpy.loader import Options, batch_count, batches, generators_of
+from luzpy.loader import Options, batch_count
 from luzpy.loop import run_fit, unwrapped
-from luzpy.random_state import RandomState, preserved_random_state
+from luzpy.random_state import (
+    RandomState,
+    generator_state,
+    generators_in,
+    preserved_random_state,
+    set_generator_state,
+)
 
 if TYPE_CHECKING:
     from luzpy.module import LuzModule
@@ -278,23 +285,25 @@ def _fixed_batches(model: LuzModule, loader: DataLoader[Any], count: int | None)
 def _restarting(loaders: Sequence[DataLoader[Any]]) -> Generator[Any]:
     """A function that puts every random generator of the sweep back to where it is now.
 
-    The user's own generators, in the loaders and their samplers, are put back at the end too; the
-    global ones are the caller's concern.
+    The user's own generators, in the loaders, their samplers and datasets, are put back at the end
+    too; the global ones are the caller's concern.
     """
-    generators = [generator for loader in loaders for generator in generators_of(loader)]
-    states = [(generator, generator.get_state()) for generator in generators]
+    roots = {str(index): loader for index, loader in enumerate(loaders)}
+    states = [(own, generator_state(own)) for own in generators_in(roots).values()]
     start = RandomState.current()
+
+    def restart_own() -> None:
+        for generator, state in states:
+            set_generator_state(generator, state)
 
     def restart() -> None:
         start.restore()
-        for generator, state in states:
-            generator.set_state(state)
+        restart_own()
 
     try:
         yield restart
     finally:
-        for generator, state in states:
-            generator.set_state(state)
+        restart_own()
 
 
 @contextmanager

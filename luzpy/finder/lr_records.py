@@ -69,7 +69,7 @@ class LRRecords(pd.DataFrame):
             return []
         return [summary(curves_of(self), self.stopped, self.suggest)]
 
-    plot: Callable[..., ggplot] = plot  # type: ignore[assignment]
+    plot: Callable[..., ggplot] = plot  # type: ignore[assignment]  (in place of pandas' accessor)
 
     def smoothed(self, beta: float = 0.9) -> pd.Series[float]:
         """The bias-corrected exponential average of the loss, run by run.

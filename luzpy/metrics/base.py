@@ -10,7 +10,7 @@ from typing import Any, cast, final
 
 import torch
 
-from luzpy.loader import batch_rows
+from luzpy.batches import batch_rows
 from luzpy.plain import first_foreign, plain
 
 # What every module has, and what of torchmetrics' own does not change from batch to batch.

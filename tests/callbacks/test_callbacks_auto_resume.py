@@ -26,7 +26,10 @@ from luzpy.files.checkpoint import read_checkpoint
 GENERATOR = torch.Generator().manual_seed(0)
 X, Y = torch.randn(100, 10, generator=GENERATOR), torch.randn(100, 1, generator=GENERATOR)
 BATCHES = 3  # of 32 rows, without the ragged rest
-linear = lambda: nn.Linear(10, 1)  # noqa: E731
+
+
+def linear():
+    return nn.Linear(10, 1)
 
 
 class Fails(luz.Callback):

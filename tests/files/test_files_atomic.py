@@ -108,9 +108,9 @@ def test_the_longest_name_of_a_file_will_do(tmp_path):
 def test_an_error_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.pt"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), written_atomically(path) as file:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), written_atomically(path) as file:  # noqa: PT012  (fails while writing)
         file.write(b"half of it")
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018  (what fails)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.pt"]
 
@@ -118,7 +118,7 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path):
 def test_ctrl_c_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.pt"
     path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), written_atomically(path) as file:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), written_atomically(path) as file:  # noqa: PT012  (fails while writing)
         file.write(b"half of it")
         raise KeyboardInterrupt
     assert (path.read_bytes(), names(tmp_path)) == (b"old", ["a.pt"])

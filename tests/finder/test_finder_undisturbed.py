@@ -239,3 +239,38 @@ def test_metrics_given_to_setup_are_not_disturbed():
         (X, Y), 5, callbacks=callback, verbose=False
     )
     assert vars(metric) == before
+
+
+class Augmented(Dataset):
+    """Rows with noise from generators of the dataset's own."""
+
+    def __init__(self):
+        self.torch = torch.Generator().manual_seed(1)
+        self.numpy = np.random.default_rng(2)
+        self.python = random.Random(3)
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        noise = torch.randn(4, generator=self.torch) + self.numpy.normal() + self.python.random()
+        return noise.float(), torch.tensor([float(index)])
+
+    def states(self):
+        return (
+            self.torch.get_state().tolist(),
+            self.numpy.bit_generator.state,
+            self.python.getstate(),
+        )
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_the_generators_of_a_dataset_are_not_disturbed(runs):
+    data = Augmented()
+    model = luz.setup(lambda: nn.Linear(4, 1), nn.MSELoss(), torch.optim.SGD, seed=1)
+    before = data.states()
+    torch.manual_seed(0)
+    first = model.lr_finder(data, 12, 1e-4, 1e-2, runs=runs, verbose=False)
+    assert data.states() == before
+    torch.manual_seed(0)
+    assert model.lr_finder(data, 12, 1e-4, 1e-2, runs=runs, verbose=False).equals(first)
