@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -47,8 +48,13 @@ def batches(loader: Iterable[Any]) -> Iterator[Any]:
     drawn from random generators, are bit for bit what the DataLoader gives; batches are copies,
     so a user may change them in place.
     """
-    plan = _gather_plan(loader)
-    return iter(loader) if plan is None else plan
+    gathered = _gather_plan(loader)
+    return iter(loader) if gathered is None else gathered()
+
+
+def gathers(loader: Iterable[Any]) -> bool:
+    """Whether `batches` gathers from tensors in memory what `loader` gives."""
+    return _gather_plan(loader) is not None
 
 
 def skip_batch(source: Iterator[Any]) -> bool:
@@ -81,7 +87,7 @@ def draws_as_it_goes(loader: Any) -> bool:
     )
 
 
-def _gather_plan(loader: Iterable[Any]) -> Iterator[Any] | None:
+def _gather_plan(loader: Iterable[Any]) -> Callable[[], Iterator[Any]] | None:
     """The fast way through `loader`, or None where only the loader itself will do."""
     if type(loader) is not DataLoader:
         return None
@@ -105,14 +111,14 @@ def _gather_plan(loader: Iterable[Any]) -> Iterator[Any] | None:
     if getattr(sampler, "data_source", None) is not loader.dataset:
         return None
     if type(sampler) is SequentialSampler:
-        return _gather(loader, structure, rows, shuffled=False)
+        return partial(_gather, loader, structure, rows, shuffled=False)
     if (
         type(sampler) is RandomSampler
         and not sampler.replacement
         and sampler.num_samples == len(cast("Any", loader.dataset))
         and sampler.generator is None
     ):
-        return _gather(loader, structure, rows, shuffled=True)
+        return partial(_gather, loader, structure, rows, shuffled=True)
     return None
 
 

@@ -79,6 +79,7 @@ class Callback:
 
     Attributes:
         weight: Where the callback stands among the others; `float("inf")` is last.
+        checkpointed: Whether checkpoints know of it.
 
     Examples:
         >>> import luzpy as luz
@@ -88,6 +89,7 @@ class Callback:
     """
 
     weight: ClassVar[float] | float = 0
+    checkpointed: ClassVar[bool] = True
 
     def on_fit_begin(self, ctx: Context) -> None:
         """Called once, before the first epoch."""

@@ -10,6 +10,7 @@ from torch import nn
 from luzpy.callback import Callback, check_callbacks
 from luzpy.callbacks.progress import is_interactive
 from luzpy.device import Accelerator
+from luzpy.distributed.ranks import is_engine
 from luzpy.loader import Options
 
 
@@ -46,8 +47,13 @@ def check_accelerator(accelerator: Any) -> Accelerator:
     """The accelerator, or a new one for None."""
     if accelerator is None:
         return Accelerator()
+    if is_engine(accelerator):
+        return Accelerator.of_engine(accelerator)
     if not isinstance(accelerator, Accelerator):
-        raise TypeError(f"`accelerator` must be a luzpy Accelerator, got {accelerator!r}.")
+        raise TypeError(
+            "`accelerator` must be a luzpy Accelerator, or Hugging Face Accelerate's, got "
+            f"{accelerator!r}."
+        )
     return accelerator
 
 

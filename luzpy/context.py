@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 Optimizers = dict[str, torch.optim.Optimizer]
 
+# Untyped, so that no `cast` is needed where every batch passes.
+_SEQUENCE: Any = (list, tuple)
+_MAPPING: Any = dict
+
 
 class StopFit(Exception):
     """Raised to end training in an orderly way; the loop catches it in one place.
@@ -102,7 +106,11 @@ class Context:
         at_safe_point: Functions called with the context and `"train"`, `"valid"` or `"epoch"`
             after every batch and every epoch, and with `"fit"` at the end, when all callbacks
             have run.
+        step_begins: Whether the batch is the first that its optimizer step takes in: gradients
+            are zeroed before it.
+        step_ends: Whether it is the last: the optimizer steps after it.
         stop_request: Raised at the next safe point, if set: a `StopFit`, or a `SystemExit`.
+        stop_wanted: What this process was told, of several that have to agree.
         resume: Where a resumed run goes on, until it is there.
     """
 
@@ -140,7 +148,10 @@ class Context:
     at_safe_point: list[Callable[[Context, str], None]] = attrs.field(
         factory=list[Callable[[Any, str], None]]
     )
+    step_begins: bool = True
+    step_ends: bool = True
     stop_request: StopFit | SystemExit | None = None
+    stop_wanted: StopFit | SystemExit | None = None
     resume: Resume | None = None
     _callbacks: list[Callback] = attrs.field(factory=list[Callback], alias="callbacks")
     _hooks: dict[str, list[Hook]] = attrs.field(factory=dict[str, list[Hook]], init=False)
@@ -171,10 +182,10 @@ class Context:
     def input(self) -> Any:
         """The first part of the batch (the batch itself, if it has no parts)."""
         batch = self.batch
-        if isinstance(batch, (list, tuple)):
-            return cast("list[Any]", batch)[0] if batch else None
-        if isinstance(batch, dict):
-            return next(iter(cast("dict[Any, Any]", batch).values()), None)
+        if isinstance(batch, _SEQUENCE):
+            return batch[0] if batch else None
+        if isinstance(batch, _MAPPING):
+            return next(iter(batch.values()), None)
         return batch
 
     @input.setter
@@ -185,10 +196,10 @@ class Context:
     def target(self) -> Any:
         """The second part of the batch, or None."""
         batch = self.batch
-        if isinstance(batch, (list, tuple)):
-            return cast("list[Any]", batch)[1] if len(cast("list[Any]", batch)) > 1 else None
-        if isinstance(batch, dict):
-            values = list(cast("dict[Any, Any]", batch).values())
+        if isinstance(batch, _SEQUENCE):
+            return batch[1] if len(batch) > 1 else None
+        if isinstance(batch, _MAPPING):
+            values = list(batch.values())
             return values[1] if len(values) > 1 else None
         return None
 
@@ -251,6 +262,12 @@ class Context:
             part = "prediction"
         epoch = f"epoch {self.epoch}, " if self.epoch else ""
         return f"at {epoch}iteration {self.iter} ({part})"
+
+    def request_stop(self, request: StopFit | SystemExit) -> None:
+        """Ask for an orderly end at the next safe point; of several processes, when all know."""
+        self.stop_wanted = request
+        if self.accelerator.ranks.size == 1:
+            self.stop_request = request
 
     def log(self, what: str, set: str, value: Any) -> None:
         """Append `value` to `records[what][set]`."""

@@ -1,7 +1,8 @@
-"""Where a run takes place: one device, and the moves to it."""
+"""Where a run takes place: a device for each process, and the moves to it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -9,21 +10,49 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from luzpy.data import tensors_in
+from luzpy.distributed.ranks import (
+    Alone,
+    Launched,
+    Ranks,
+    check_engine,
+    launched_size,
+    new_engine,
+    require_launch_is_meant,
+)
+
+PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 class Accelerator:
-    """One device for a run: CUDA when there is one, else Apple's MPS, else the CPU.
+    """Where a run takes place: CUDA when there is one, else Apple's MPS, else the CPU.
 
-    Port of R luz's `accelerator()`.
+    Port of R luz's `accelerator()`. Several processes, each with a device of its own, train one
+    model together when `torchrun` or `accelerate launch` has started them: by Hugging Face
+    Accelerate, on `DistributedDataParallel`. Wherever luzpy takes an `Accelerator`, it takes an
+    `accelerate.Accelerator` as well.
 
     Args:
         device_placement: Whether the model is moved to the device. With `False` it stays where
             the user put it, and batches are moved to where its first parameter lies.
         cpu: `True` to stay on the CPU whatever else is there.
         cuda_index: Which CUDA device, counted from 0; the current one if `None`.
+        distributed: `True` to train together with the other processes that were launched; where
+            there are none, nothing changes. `False` to train alone though there are others.
+        mixed_precision: `"fp16"` or `"bf16"`: as the callback `MixedPrecision` of that dtype.
+        accumulate: How many batches in a row make one optimizer step. `batch_size` is that of one
+            batch in one process: a step sees `accumulate` times as many rows, times the number of
+            processes. The batches left at the end of an epoch make a step too.
+
+    Attributes:
+        is_main: Whether this is the process that prints and writes.
 
     Raises:
-        TypeError: If `cuda_index` is not a whole number.
-        ValueError: If `cuda_index` is not the index of a CUDA device.
+        TypeError: If `cuda_index` or `accumulate` is not a whole number.
+        ValueError: If an argument is out of bounds, or they exclude each other, or the launcher
+            has set Accelerate to something that luzpy does otherwise, or not at all.
+        ImportError: If `distributed=True` and Accelerate is not installed.
+        LuzError: If several processes were launched and `distributed` is not given.
 
     Examples:
         >>> import luzpy as luz
@@ -36,6 +65,10 @@ class Accelerator:
         device_placement: bool = True,
         cpu: bool = False,
         cuda_index: int | None = None,
+        *,
+        distributed: bool | None = None,
+        mixed_precision: str | None = None,
+        accumulate: int = 1,
     ) -> None:
         self.device_placement = device_placement
         if cuda_index is not None and type(cuda_index) is not int:
@@ -45,7 +78,62 @@ class Accelerator:
                 f"`cuda_index` must be the index of one of the {torch.cuda.device_count()} CUDA "
                 f"devices here, or None, got {cuda_index!r}."
             )
-        self.device: torch.device = _choose_device(cpu, cuda_index)
+        if cuda_index is not None and distributed:
+            raise ValueError(
+                f"`cuda_index` must be None with distributed=True, got {cuda_index!r}: each "
+                "process has the device that its launcher gives it."
+            )
+        if distributed not in (True, False, None):
+            raise TypeError(f"`distributed` must be True, False or None, got {distributed!r}.")
+        if mixed_precision is not None and mixed_precision not in PRECISIONS:
+            raise ValueError(
+                f"`mixed_precision` must be 'fp16', 'bf16', 'no' or None, got {mixed_precision!r}."
+            )
+        if type(accumulate) is not int:
+            raise TypeError(f"`accumulate` must be a whole number, got {accumulate!r}.")
+        if accumulate < 1:
+            raise ValueError(f"`accumulate` must be at least 1, got {accumulate!r}.")
+        self._copies: torch.cuda.Stream | None = None
+        self.dtype: torch.dtype | None = PRECISIONS[mixed_precision or "no"]
+        self.accumulate = accumulate
+        self.ranks: Ranks = Alone()
+        if distributed is None:
+            require_launch_is_meant()
+        engine = new_engine(cpu) if distributed else None
+        if engine is not None and launched_size() > 1:
+            check_engine(engine)
+            self.ranks = Launched(engine)
+            # `accelerate launch --mixed_precision bf16`. The engine's own setting may be that of
+            # another engine of the program: Accelerate has one state for all.
+            if mixed_precision is None:
+                self.dtype = PRECISIONS[os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"]
+            self.device: torch.device = engine.device
+        else:
+            self.device = _choose_device(cpu, cuda_index)
+
+    @classmethod
+    def of_engine(cls, engine: Any) -> Accelerator:
+        """The processes, device, precision and accumulation of an `accelerate.Accelerator`.
+
+        Raises:
+            ValueError: If it is set to something that luzpy does otherwise, or not at all.
+        """
+        check_engine(engine)
+        made = cls(
+            device_placement=engine.device_placement,
+            distributed=False,
+            mixed_precision=engine.mixed_precision,
+            accumulate=engine.gradient_accumulation_steps,
+        )
+        made.device = engine.device
+        if engine.num_processes > 1:
+            made.ranks = Launched(engine)
+        return made
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.ranks.is_main
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Move `model` to the device, unless `device_placement` is off."""
@@ -57,11 +145,27 @@ class Accelerator:
         return model
 
     def prepare_batch(self, batch: Any) -> Any:
-        """Move every tensor of `batch` (tuples, lists and dicts nested at will) to the device."""
-        return to_device(batch, self.device)
+        """Move every tensor of `batch` (tuples, lists and dicts nested at will) to the device.
+
+        To a CUDA device they are copied from pinned memory on a stream of their own: while the
+        device computes one batch, the next is on its way.
+        """
+        if self.device.type != "cuda" or all(tensor.is_cuda for tensor in tensors_in(batch)):
+            return to_device(batch, self.device)
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(self._copies):
+            moved = to_device(batch, self.device, pin=True)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self._copies)
+        for tensor in tensors_in(moved):
+            if tensor.is_cuda:  # its memory is not to be used again before this batch is done
+                tensor.record_stream(now)
+        return moved
 
     def __repr__(self) -> str:
-        return f"<luzpy.Accelerator on {self.device}>"
+        ranks = f", rank {self.ranks.rank} of {self.ranks.size}" if self.ranks.size > 1 else ""
+        return f"<luzpy.Accelerator on {self.device}{ranks}>"
 
 
 def _choose_device(cpu: bool, cuda_index: int | None) -> torch.device:
@@ -76,21 +180,28 @@ def _choose_device(cpu: bool, cuda_index: int | None) -> torch.device:
     return torch.device("cpu")
 
 
-def to_device(obj: Any, device: torch.device) -> Any:
-    """`obj` with every tensor in it on `device`; what is not a tensor passes through."""
+def to_device(obj: Any, device: torch.device, *, pin: bool = False) -> Any:
+    """`obj` with every tensor in it on `device`; what is not a tensor passes through.
+
+    Args:
+        obj: A tensor, or tuples, lists and dicts of them.
+        device: Where to.
+        pin: Whether to copy from pinned memory, for which a GPU does not wait.
+    """
     if isinstance(obj, torch.Tensor):
         if obj.device == device:
             return obj
+        if pin and obj.device.type == "cpu":
+            obj = obj.pin_memory()
         # To the CPU a copy must have ended before anybody reads it.
         return obj.to(device, non_blocking=device.type != "cpu")
     if isinstance(obj, PackedSequence):  # a named tuple with a part that stays on the CPU
         return cast(Any, obj).to(device)
     if isinstance(obj, (list, tuple)):
         sequence = cast("list[Any]", obj)
-        if hasattr(sequence, "_fields"):
-            return type(sequence)(*(to_device(item, device) for item in sequence))
-        return type(sequence)(to_device(item, device) for item in sequence)
+        items = (to_device(item, device, pin=pin) for item in sequence)
+        return type(sequence)(*items) if hasattr(sequence, "_fields") else type(sequence)(items)
     if isinstance(obj, Mapping):
         mapping = cast("Mapping[Any, Any]", obj)
-        return {key: to_device(item, device) for key, item in mapping.items()}
+        return {key: to_device(item, device, pin=pin) for key, item in mapping.items()}
     return obj

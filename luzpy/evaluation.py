@@ -24,6 +24,7 @@ from luzpy.checks import (
 from luzpy.context import Context, Optimizers
 from luzpy.device import Accelerator
 from luzpy.display import metric_lines
+from luzpy.distributed.together import eval_shard, with_engine_callbacks
 from luzpy.loader import Options, eval_loader
 from luzpy.loop import bound, in_eval_mode, validate
 from luzpy.metrics.metric_set import MetricSet, as_metric_set
@@ -37,7 +38,7 @@ EVALUATE_DEFAULTS: tuple[type[Callback], ...] = (Profile, Metrics, Progress)
 
 @attrs.frozen(eq=False, repr=False)
 class Evaluation:
-    """What `evaluate` found.
+    """What `evaluate` found: `get_metrics()` gives the frame, `evaluation["loss"]` one value.
 
     Attributes:
         records: The metrics and timings, as plain dicts and lists.
@@ -46,6 +47,20 @@ class Evaluation:
     records: Records
 
     get_metrics = get_metrics
+
+    def __getitem__(self, metric: str) -> float:
+        """One metric's value.
+
+        Args:
+            metric: Its name, as `get_metrics` gives it: `evaluation["loss"]`.
+
+        Raises:
+            KeyError: If there is no such metric; it names those there are.
+        """
+        values = self.records["metrics"]["valid"][0]
+        if metric not in values:
+            raise KeyError(f"`metric` must be one of {', '.join(values)}, got {metric!r}.")
+        return values[metric]
 
     def __repr__(self) -> str:
         rows = self.records["metrics"]["valid"][0]
@@ -103,9 +118,10 @@ def evaluate(
         chosen = as_metric_set(metrics)
     place = check_accelerator(accelerator)
     loader = eval_loader(data, check_options(dataloader_options), name="data")
+    loader = eval_shard(loader, place, name="data")
     model = place.prepare_model(fitted.model)
     ctx = Context(
-        verbose=check_verbose(verbose),
+        verbose=check_verbose(verbose) and place.is_main,
         accelerator=place,
         model=model,
         loss_fn=build_loss(spec, model, place.device),
@@ -117,7 +133,9 @@ def evaluate(
         metric_set=chosen,
         hparams=dict(fitted.hparams),
         opt_hparams=dict(fitted.opt_hparams),
-        callbacks=with_defaults(EVALUATE_DEFAULTS, callbacks),
+        callbacks=with_engine_callbacks(
+            place, with_defaults(EVALUATE_DEFAULTS, callbacks), training=False
+        ),
     )
     with in_eval_mode(model), bound(ctx):
         validate(ctx)

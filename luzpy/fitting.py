@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
+import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from luzpy.build import build_loss, build_model, build_optimizers
@@ -24,9 +27,19 @@ from luzpy.checks import (
 from luzpy.context import Context, default_backward
 from luzpy.data import split_dataset
 from luzpy.device import Accelerator
+from luzpy.distributed.ranks import one_process
+from luzpy.distributed.together import (
+    check_accumulation,
+    eval_shard,
+    share_random_state,
+    together,
+    train_shard,
+    with_engine_callbacks,
+)
+from luzpy.distributed.whole import whole
 from luzpy.fitted import FittedModule
-from luzpy.loader import Options, eval_loader, train_loader
-from luzpy.loop import run_fit
+from luzpy.loader import Options, eval_loader, resident, train_loader
+from luzpy.loop import run_fit, unwrapped
 
 if TYPE_CHECKING:
     from luzpy.module import LuzModule
@@ -58,7 +71,8 @@ def fit(
         callbacks: Callbacks beside the defaults.
         valid_data: Data for validation after every epoch, or a fraction in (0, 1) of `data`,
             split off at random.
-        accelerator: Where to train; by default on the GPU if there is one.
+        accelerator: Where to train, an `Accelerator` or Hugging Face Accelerate's; by default on
+            the GPU if there is one.
         verbose: Whether to print; by default in a terminal or notebook only.
         dataloader_options: Passed to the DataLoader that is made of `data`; `batch_size=32`,
             `shuffle=True` and `drop_last=True` unless said otherwise.
@@ -82,21 +96,23 @@ def fit(
     """
     limits = check_epochs(epochs)
     chosen_callbacks = with_defaults(FIT_DEFAULTS, callbacks)
-    train_data, held_out = prepare_data(data, valid_data, dataloader_options)
+    place = check_accelerator(accelerator)
+    share_random_state(place.ranks)
+    train_data, held_out = prepare_data(data, valid_data, dataloader_options, place.device)
     ctx = prepare_fit(
         model,
         train_data,
         held_out,
         epochs=limits,
         callbacks=chosen_callbacks,
-        accelerator=check_accelerator(accelerator),
-        verbose=check_verbose(verbose),
+        accelerator=place,
+        verbose=check_verbose(verbose) and place.is_main,
     )
     run_fit(ctx)
     for parameter in ctx.model.parameters():
         parameter.grad = None
     return FittedModule(
-        model=ctx.model.eval(),
+        model=_trained(model, ctx).eval(),
         records=ctx.records,
         hparams=dict(ctx.hparams),
         opt_hparams=dict(ctx.opt_hparams),
@@ -105,14 +121,26 @@ def fit(
     )
 
 
+def _trained(model: LuzModule, ctx: Context) -> nn.Module:
+    """The user's module with its weights, in each process the whole of it."""
+    if not ctx.accelerator.ranks.spread:
+        return one_process(ctx.model)
+    state = whole(unwrapped(ctx.model).state_dict())
+    module = ctx.accelerator.prepare_model(build_model(model, model.hparams))
+    unwrapped(module).load_state_dict(state)
+    return module
+
+
 def prepare_data(
-    data: Any, valid_data: Any, dataloader_options: Options | None
+    data: Any, valid_data: Any, dataloader_options: Options | None, device: torch.device
 ) -> tuple[DataLoader[Any], DataLoader[Any] | None]:
     """The DataLoaders of a run, made of what the user gave."""
     options = check_options(dataloader_options)
-    train_data, valid = data, valid_data
+    train_data = resident(data, device, options, name="data")
     if isinstance(valid_data, (int, float)):
-        train_data, valid = _split(data, valid_data)
+        train_data, valid = _split(train_data, valid_data)
+    else:
+        valid = resident(valid_data, device, options, name="valid_data")
     loader = train_loader(train_data, options)
     if valid is None:
         return loader, None
@@ -131,23 +159,31 @@ def prepare_fit(
     run: int = 0,
 ) -> Context:
     """The context of a run that has not begun: data, model, optimizers and loss are in place."""
+    ranks = accelerator.ranks
+    if ranks.size > 1:
+        model = attrs.evolve(model, seed=ranks.from_main(model.seed))
     module = accelerator.prepare_model(build_model(model, model.hparams, run))
+    optimizers = build_optimizers(model, module, model.opt_hparams)
+    check_accumulation(accelerator, module, optimizers)
+    loss_fn = build_loss(model, module, accelerator.device)
+    own_step = hasattr(unwrapped(module), "step")
+    loader = train_shard(train_data, accelerator, own_step=own_step)
     return Context(
         verbose=verbose,
         accelerator=accelerator,
-        model=module,
-        optimizers=build_optimizers(model, module, model.opt_hparams),
-        loss_fn=build_loss(model, module, accelerator.device),
+        model=together(module, optimizers, ranks),
+        optimizers=optimizers,
+        loss_fn=loss_fn,
         backward=model.backward or default_backward,
-        data=train_data,
-        train_data=train_data,
-        valid_data=valid_data,
+        data=loader,
+        train_data=loader,
+        valid_data=eval_shard(valid_data, accelerator, name="valid_data"),
         min_epochs=epochs[0],
         max_epochs=epochs[1],
         metric_set=model.metrics,
         hparams=dict(model.hparams),
         opt_hparams=dict(model.opt_hparams),
-        callbacks=callbacks,
+        callbacks=with_engine_callbacks(accelerator, callbacks, training=True),
     )
 
 

@@ -6,9 +6,17 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from luzpy.data import as_dataset, length_of
+from luzpy.data import (
+    InMemoryDataset,
+    as_dataset,
+    is_in_memory,
+    length_of,
+    map_tensors,
+    tensors_in,
+)
 
 Options = Mapping[str, Any]
 
@@ -51,9 +59,44 @@ def as_dataloader(x: Any, **options: Any) -> DataLoader[Any]:
         return DataLoader(dataset, **options)
     except (TypeError, ValueError) as err:
         kind = TypeError if isinstance(err, TypeError) else ValueError
-        raise kind(
-            f"`dataloader_options` must be arguments of torch's DataLoader, got {options!r}: {err}"
-        ) from err
+        raise kind(f"`dataloader_options` must be arguments of torch's DataLoader: {err}") from err
+
+
+# Data that takes at most this share of a GPU's free memory are moved there once.
+RESIDENT_SHARE = 0.5
+# With these options a batch is slices of the tensors, wherever they are.
+_PLAIN_OPTIONS = {"batch_size", "shuffle", "drop_last"}
+
+
+def resident(data: Any, device: torch.device, options: Options | None, *, name: str) -> Any:
+    """In-memory data on the GPU of a run, if they fit: no batch has to be copied there any more.
+
+    Args:
+        data: What the user gave.
+        device: The run's device.
+        options: The user's `dataloader_options`: worker processes, say, want data on the CPU.
+        name: The argument's name, for messages.
+
+    Returns:
+        A dataset on the device; `data` itself where they stay.
+    """
+    if device.type != "cuda" or not is_in_memory(data) or not {*(options or {})} <= _PLAIN_OPTIONS:
+        return data
+    free, _ = torch.cuda.mem_get_info(device)
+    return moved_if_small(as_dataset(data, name=name), device, RESIDENT_SHARE * free)
+
+
+def moved_if_small(dataset: Dataset[Any], device: torch.device, most_bytes: float) -> Dataset[Any]:
+    """A copy on `device` of a dataset of tensors that take at most so many bytes."""
+    if isinstance(dataset, TensorDataset):
+        tensors = dataset.tensors
+        if sum(tensor.nbytes for tensor in tensors) > most_bytes:
+            return dataset
+        return TensorDataset(*(tensor.to(device) for tensor in tensors))
+    assert isinstance(dataset, InMemoryDataset)
+    if sum(tensor.nbytes for tensor in tensors_in(dataset.structure)) > most_bytes:
+        return dataset
+    return InMemoryDataset(map_tensors(lambda tensor: tensor.to(device), dataset.structure))
 
 
 def train_loader(data: Any, options: Options | None) -> DataLoader[Any]:

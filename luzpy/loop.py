@@ -12,7 +12,10 @@ from torch import nn
 
 from luzpy.batches import batch_rows, batches, skip_batch
 from luzpy.context import Context, StopFit
+from luzpy.distributed.ranks import one_process
 from luzpy.errors import LuzError
+
+_TENSOR: Any = torch.Tensor  # untyped: a user's loss may return anything
 
 
 class SecondInterrupt(KeyboardInterrupt):
@@ -52,7 +55,7 @@ def train(ctx: Context) -> None:
     """One epoch of training."""
     ctx.data, ctx.iter = ctx.train_data, 0
     ctx.call("on_train_begin")
-    step = _step(ctx, train_step, _parameters(ctx))
+    step = _step(ctx, train_step, trained_parameters(ctx))
     with torch.enable_grad():
         for batch in _fetch(ctx, "data"):
             ctx.batch = batch
@@ -104,8 +107,9 @@ def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
     """One batch of training: for each optimizer forward, loss, backward and step."""
     for name, opt in ctx.optimizers.items():
         ctx.opt_name, ctx.opt = name, opt
-        for parameter in parameters:
-            parameter.grad = None
+        if ctx.step_begins:
+            for parameter in parameters:
+                parameter.grad = None
         with ctx.forward_context:
             ctx.pred = ctx.model(ctx.input)
             ctx.call("on_train_batch_after_pred")
@@ -114,6 +118,8 @@ def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
         ctx.call("on_train_batch_after_loss")
         ctx.call("on_train_batch_before_backward")
         ctx.backward(ctx.loss_grad)
+        if not ctx.step_ends:
+            continue
         ctx.call("on_train_batch_before_step")
         ctx.step_opt(opt)
         ctx.call("on_train_batch_after_step")
@@ -204,8 +210,19 @@ def in_eval_mode(model: nn.Module) -> Generator[None]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The user's own module, also when `torch.compile` has wrapped it."""
-    return cast(nn.Module, getattr(model, "_orig_mod", model))
+    """The user's own module, also when `torch.compile` or several processes have wrapped it."""
+    while True:
+        inner = cast(nn.Module, getattr(model, "_orig_mod", one_process(model)))
+        if inner is model:
+            return model
+        model = inner
+
+
+def trained_parameters(ctx: Context) -> list[nn.Parameter]:
+    """Everything that gathers gradients: the model's parameters, and what else is optimized."""
+    groups = [group for opt in ctx.optimizers.values() for group in opt.param_groups]
+    optimized = [parameter for group in groups for parameter in group["params"]]
+    return list(dict.fromkeys([*ctx.model.parameters(), *optimized]))
 
 
 def named_parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -221,13 +238,6 @@ def _step(ctx: Context, default: Callable[..., None], *args: Any) -> Callable[[]
     return partial(default, ctx, *args)
 
 
-def _parameters(ctx: Context) -> list[nn.Parameter]:
-    """Everything that gathers gradients: the model's parameters, and what else is optimized."""
-    groups = [group for opt in ctx.optimizers.values() for group in opt.param_groups]
-    optimized = [parameter for group in groups for parameter in group["params"]]
-    return list(dict.fromkeys([*ctx.model.parameters(), *optimized]))
-
-
 def _loss(ctx: Context) -> torch.Tensor:
     loss_fn = ctx.loss_fn
     assert loss_fn is not None  # `fit` and `evaluate` check it before they begin
@@ -237,7 +247,7 @@ def _loss(ctx: Context) -> torch.Tensor:
         raise
     except Exception as err:
         raise ctx.failure("The loss", err) from err
-    if not isinstance(cast(Any, loss), torch.Tensor):
+    if not isinstance(loss, _TENSOR):
         raise TypeError(f"`loss` must return a scalar tensor, got {type(loss).__name__}.")
     if loss.numel() != 1:
         raise ValueError(
@@ -254,10 +264,11 @@ def _loss(ctx: Context) -> torch.Tensor:
 def _count_rows(ctx: Context, name: str) -> None:
     first = ctx.input
     if isinstance(first, torch.Tensor) and first.ndim:
-        ctx.batch_size = first.shape[0]
+        rows = first.size(0)
     else:
-        ctx.batch_size = batch_rows(ctx.batch, first, ctx.target)
-    if ctx.batch_size == 0:
+        rows = batch_rows(ctx.batch, first, ctx.target)
+    ctx.batch_size = rows
+    if not rows:
         raise ValueError(f"`{name}` must give batches with rows, got one without any.")
 
 

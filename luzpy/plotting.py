@@ -56,6 +56,7 @@ def plot_history(metrics: pd.DataFrame) -> ggplot:
         raise ValueError("`x` must have metrics to plot, got none: not one epoch was completed.")
     n_panels = metrics["metric"].nunique()
     columns = min(3, n_panels)
+    first, last = (float(epoch) for epoch in metrics["epoch"].agg(["min", "max"]))
     p = ggplot(metrics, aes("epoch", "value", colour="set"))
     if metrics["epoch"].nunique() > 1:  # plotnine warns of a line through a single point
         p += geom_line(size=0.9)
@@ -63,7 +64,7 @@ def plot_history(metrics: pd.DataFrame) -> ggplot:
         p
         + geom_point(size=1.8)
         + facet_wrap("metric", scales="free_y", ncol=columns)
-        + scale_x_continuous(breaks=whole_breaks)
+        + scale_x_continuous(breaks=whole_breaks((first, last)))  # the axis itself goes beyond
         + scale_colour_manual({"train": "#4269d0", "valid": "#e67e22"})
         + labs(x="Epoch", y="", colour="")
         + luz_theme()
@@ -99,4 +100,4 @@ def whole_breaks(limits: tuple[float, float]) -> list[int]:
     """At most six whole numbers within `limits`, for an axis of epochs."""
     low, high = int(limits[0] + 0.999), int(limits[1])
     step = max(1, -(-(high - low) // 5))
-    return list(range(low, high + 1, step))
+    return list(range(-(-low // step) * step, high + 1, step))

@@ -18,6 +18,7 @@ from luzpy.checks import (
 )
 from luzpy.context import Context
 from luzpy.device import Accelerator, to_device
+from luzpy.distributed.together import eval_shard, in_order, with_engine_callbacks
 from luzpy.loader import Options, eval_loader
 from luzpy.loop import in_eval_mode, predict_batches, unwrapped
 
@@ -40,7 +41,7 @@ def predict(
     """Compute the model's output for `newdata`. Port of R luz's `predict()`.
 
     The module's own `predict(input)` is used where it has one, else its `forward`. Of a batch
-    with several parts the first is the input.
+    with several parts the first is the input: for a model of two inputs give `((x1, x2),)`.
 
     Args:
         fitted: A fitted model.
@@ -66,20 +67,28 @@ def predict(
         raise TypeError(f"`stack` must be True or False, got {stack!r}.")
     place = check_accelerator(accelerator)
     loader = eval_loader(newdata, check_options(dataloader_options), name="newdata")
+    loader = eval_shard(loader, place, name="newdata")
     model = place.prepare_model(fitted.model)
     ctx = Context(
-        verbose=check_verbose(verbose),
+        verbose=check_verbose(verbose) and place.is_main,
         accelerator=place,
         model=model,
         data=loader,
         training=False,
         hparams=dict(fitted.hparams),
         opt_hparams=dict(fitted.opt_hparams),
-        callbacks=with_defaults((Progress,), callbacks),
+        callbacks=with_engine_callbacks(
+            place, with_defaults((Progress,), callbacks), training=False
+        ),
     )
     function = cast("Callable[[Any], Any]", getattr(unwrapped(model), "predict", model))
     with in_eval_mode(model):
-        predictions = [to_device(pred, CPU) for pred in predict_batches(ctx, function)]
+        predictions = [
+            pred if type(pred) is torch.Tensor and pred.is_cpu else to_device(pred, CPU)
+            for pred in predict_batches(ctx, function)
+            if ctx.batch_size
+        ]
+    predictions = in_order(place.ranks, predictions)
     return joined(predictions) if stack else predictions
 
 

@@ -73,7 +73,7 @@ def test_an_accelerator_is_made_where_none_is_given():
 
 @pytest.mark.parametrize("accelerator", ["cpu", luz.Accelerator])
 def test_other_accelerators_are_refused(accelerator):
-    with pytest.raises(TypeError, match="`accelerator` must be a luzpy Accelerator, got"):
+    with pytest.raises(TypeError, match="`accelerator` must be a luzpy Accelerator, or "):
         check_accelerator(accelerator)
 
 

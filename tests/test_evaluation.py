@@ -56,6 +56,13 @@ def values(evaluation):
     return dict(zip(frame["metric"], frame["value"], strict=True))
 
 
+def test_one_value_by_its_name(fitted):
+    found = fitted.evaluate((X, Y))
+    assert found["mae"] == pytest.approx(expected(fitted)["mae"])
+    with pytest.raises(KeyError, match="`metric` must be one of loss, mae, mse, rmse, got 'acc'"):
+        found["acc"]
+
+
 # R: test-module.R, "evaluate works"
 def test_it_is_a_frame_of_metrics_and_values(fitted):
     found = fitted.evaluate((X, Y))

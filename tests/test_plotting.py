@@ -141,9 +141,18 @@ def test_what_cannot_be_plotted_is_refused(x):
         ((1, 2), [1, 2]),
         ((0.6, 5.4), [1, 2, 3, 4, 5]),
         ((1, 6), [1, 2, 3, 4, 5, 6]),
-        ((1, 10), [1, 3, 5, 7, 9]),
-        ((1, 100), [1, 21, 41, 61, 81]),
+        ((1, 10), [2, 4, 6, 8, 10]),
+        ((1, 20), [4, 8, 12, 16, 20]),
+        ((1, 100), [20, 40, 60, 80, 100]),
     ],
 )
 def test_epochs_are_marked_with_whole_numbers(limits, breaks):
     assert whole_breaks(limits) == breaks
+
+
+def test_no_epoch_is_marked_that_was_not_run():
+    frame = pd.DataFrame(
+        {"set": "train", "metric": "loss", "epoch": range(1, 101), "value": np.arange(100.0)}
+    )
+    axes = plot_history(frame).draw().axes[0]
+    assert [round(tick) for tick in axes.get_xticks()] == [20, 40, 60, 80, 100]

@@ -16,6 +16,7 @@ from luzpy.batches import draws_as_it_goes
 from luzpy.callback import Callback
 from luzpy.context import Context, Resume
 from luzpy.data import Split
+from luzpy.distributed.sharding import ShardedLoader
 from luzpy.errors import LuzError
 from luzpy.files import container
 from luzpy.files.atomic import real_path
@@ -48,6 +49,9 @@ class AutoResume(Callback):
     after the current batch, then the process ends with status 143). It is deleted when training
     completes or stops early, and kept after Ctrl-C or an error.
     Port of R luz's `luz_callback_auto_resume()`.
+
+    In a distributed run the main process writes, at the end of every epoch only, and the run may go
+    on with another number of processes.
 
     Where data is fetched by worker processes, or is an iterable, the batches that were done in the
     interrupted epoch are made again, so that random augmentation is where it was. Of what is kept
@@ -98,12 +102,18 @@ class AutoResume(Callback):
     def on_fit_begin(self, ctx: Context) -> None:
         """Go on from the file, if there is one."""
         self._begin()
+        ranks = ctx.accelerator.ranks
+        if ranks.size > 1 and self.every_n_batches is not None:
+            raise ValueError(
+                f"`every_n_batches` must be None with several processes, got "
+                f"{self.every_n_batches!r}: their runs go on at the end of an epoch."
+            )
         self._generators = generators_in(_generator_owners(ctx))
-        if self._file.exists():
+        if ranks.from_main(self._file.exists()):
             self._resume(ctx)
-        else:
+        elif ranks.is_main:
             _make_folder(self._file.parent)
-        if getattr(ctx.train_data, "persistent_workers", False):
+        if getattr(_loaders(ctx)["train"], "persistent_workers", False):
             warnings.warn(
                 "AutoResume cannot restore the random state of `persistent_workers`: a run that "
                 "goes on sees other augmentation than one that was never stopped.",
@@ -138,6 +148,8 @@ class AutoResume(Callback):
         if part == "fit":
             self._finish(ctx)
             return
+        if part != "epoch" and ctx.accelerator.ranks.size > 1:
+            return
         if part != "epoch" and self._last is not None:
             # What draws the order of the rows as it goes shares its numbers with the model: to be
             # where it was it must find the same state before each batch.
@@ -156,27 +168,32 @@ class AutoResume(Callback):
         """Delete the file, unless the run goes on another time."""
         if self._terminated is not None:
             raise self._terminated
-        if ctx.stopped != "interrupted":
+        if ctx.stopped != "interrupted" and ctx.accelerator.is_main:
             self._file.unlink(missing_ok=True)
 
     def _content(self, ctx: Context, part: str) -> dict[str, Any]:
         content = checkpoint_content(ctx)
+        states = ctx.accelerator.ranks.gather(self._random_state())
         content["resume"] = {
             "part": part,
             "batches": ctx.iter,
             "began": self._part_began if part != "epoch" else None,
             "trail": self._trail if part != "epoch" else [],
-            "now": self._random_state(),
+            "now": states[0],
+            "now_of_other_ranks": states[1:],
             "run": run_state(ctx),
             "data": _data_state(ctx),
         }
         return content
 
     def _save(self, ctx: Context, part: str) -> None:
-        container.write(self._file, container.CHECKPOINT, self._content(ctx, part))
+        content = self._content(ctx, part)
+        if ctx.accelerator.is_main:
+            container.write(self._file, container.CHECKPOINT, content)
 
     def _resume(self, ctx: Context) -> None:
-        content = read_checkpoint(self._file)
+        ranks = ctx.accelerator.ranks  # other machines may not see the file
+        content = ranks.from_main(read_checkpoint(self._file) if ranks.is_main else None)
         if not isinstance(content.get("resume"), dict):
             raise LuzError(
                 f"{self.path} is a checkpoint without a place to go on from: it was not written by "
@@ -184,14 +201,22 @@ class AutoResume(Callback):
             )
         check_fit(ctx, content, self.path)
         place: dict[str, Any] = content["resume"]
-        _restore_data(ctx, place["data"], self.path)
+        states = [place["now"], *place.get("now_of_other_ranks", [])]
+        if ranks.size > 1 and place["part"] != "epoch":
+            raise LuzError(
+                f"{self.path} was written by one process in the middle of an epoch, and can go on "
+                f"in one process only, got {ranks.size}."
+            )
+        # Fewer processes may take larger batches.
+        _restore_data(ctx, place["data"], self.path, same_batches=len(states) == ranks.size)
         self._part_began = place["began"]
         self._trail = list(place["trail"])
 
         def restore(ctx: Context) -> None:
             restore_checkpoint(ctx, content, self.path)
             restore_run_state(ctx, place["run"])
-            self._restore_random(place["now"])
+            if ranks.rank < len(states):  # the run may have had fewer processes
+                self._restore_random(states[ranks.rank])
             self._last = RandomState.current() if draws_as_it_goes(ctx.data) else None
 
         def before_skipping(batch: int) -> None:
@@ -207,7 +232,8 @@ class AutoResume(Callback):
 
     def _listen(self, ctx: Context) -> None:
         def told_to_end(signum: int, frame: FrameType | None) -> None:
-            self._terminated = ctx.stop_request = SystemExit(128 + signal.SIGTERM)
+            self._terminated = SystemExit(128 + signal.SIGTERM)
+            ctx.request_stop(self._terminated)
             if hasattr(signal, "SIGCHLD"):
                 # Worker processes are told to end as well, and torch would raise in the middle of
                 # a step that one of them has.
@@ -259,7 +285,7 @@ def _make_folder(folder: Path) -> None:
 
 def _generator_owners(ctx: Context) -> dict[str, Any]:
     """What may hold random generators of its own."""
-    owners: dict[str, Any] = {"train_data": ctx.train_data, "valid_data": ctx.valid_data}
+    owners: dict[str, Any] = {f"{name}_data": loader for name, loader in _loaders(ctx).items()}
     for index, callback in enumerate(ctx.callbacks):
         owners[f"callbacks.{index}"] = callback
     for name, part in named_parts(unwrapped(ctx.model)):
@@ -269,9 +295,15 @@ def _generator_owners(ctx: Context) -> dict[str, Any]:
     return owners
 
 
+def _loaders(ctx: Context) -> dict[str, Any]:
+    """The DataLoaders, as they are before their batches are dealt out to several processes."""
+    loaders = {"train": ctx.train_data, "valid": ctx.valid_data}
+    return {n: x.loader if isinstance(x, ShardedLoader) else x for n, x in loaders.items()}
+
+
 def _data_state(ctx: Context) -> dict[str, Any]:
     """How many batches there are, and which rows luzpy has chosen."""
-    loaders = {"training": ctx.train_data, "validation": ctx.valid_data}
+    loaders = dict(zip(("training", "validation"), _loaders(ctx).values(), strict=True))
     datasets = {name: getattr(loader, "dataset", None) for name, loader in loaders.items()}
     return {
         "batches": {n: None if x is None else batch_count(x) for n, x in loaders.items()},
@@ -279,14 +311,14 @@ def _data_state(ctx: Context) -> dict[str, Any]:
     }
 
 
-def _restore_data(ctx: Context, state: dict[str, Any], path: Path) -> None:
+def _restore_data(ctx: Context, state: dict[str, Any], path: Path, *, same_batches: bool) -> None:
     """Take the rows that the run began with.
 
     Raises:
         LuzError: If the data are others.
     """
     own = _data_state(ctx)
-    for what, count in state["batches"].items():
+    for what, count in state["batches"].items() if same_batches else ():
         if own["batches"][what] != count:
             raise LuzError(
                 f"{path} does not fit the run: it was written with {count} {what} batches an "
@@ -295,7 +327,7 @@ def _restore_data(ctx: Context, state: dict[str, Any], path: Path) -> None:
     sizes = {name: len(rows) for name, rows in state["rows"].items()}
     if sizes != {name: len(rows) for name, rows in own["rows"].items()}:
         raise LuzError(f"{path} does not fit the run: `valid_data` was another part of the rows.")
-    for name, loader in (("training", ctx.train_data), ("validation", ctx.valid_data)):
+    for name, loader in zip(("training", "validation"), _loaders(ctx).values(), strict=True):
         dataset = getattr(loader, "dataset", None)
         if isinstance(dataset, Split):
             dataset.indices = state["rows"][name].tolist()

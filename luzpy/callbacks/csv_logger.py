@@ -50,6 +50,8 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, ctx: Context) -> None:
         """Write the epoch's rows."""
+        if not ctx.accelerator.is_main:
+            return
         if self._rows is None:
             # Whether the run was resumed is known only now, after every callback's on_fit_begin.
             self._rows = self._rows_before(ctx.epoch) if ctx.epoch > 1 else []

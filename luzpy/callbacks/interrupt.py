@@ -33,9 +33,9 @@ class Interrupt(Callback):
         ):
 
             def pressed(signum: int, frame: FrameType | None) -> None:
-                if ctx.stop_request is not None:
+                if ctx.stop_wanted is not None:
                     raise SecondInterrupt
-                ctx.stop_request = StopFit("interrupted", "on_interrupt")
+                ctx.request_stop(StopFit("interrupted", "on_interrupt"))
 
             self._previous = signal.signal(signal.SIGINT, pressed)
             ctx.at_exit.append(self._stop_listening)

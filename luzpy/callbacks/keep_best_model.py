@@ -7,6 +7,7 @@ from typing import Any, final
 from luzpy.callback import Callback
 from luzpy.callbacks.monitor import Monitor
 from luzpy.context import Context
+from luzpy.distributed.whole import spread_like, whole
 from luzpy.files.checkpoint import to_cpu_copy
 from luzpy.loop import unwrapped
 
@@ -55,12 +56,13 @@ class KeepBestModel(Callback):
         value = self.monitor.value(ctx)
         if self.monitor.improved(value, self.current_best):
             self.current_best = value
-            self._best = to_cpu_copy(unwrapped(ctx.model).state_dict())
+            self._best = to_cpu_copy(whole(unwrapped(ctx.model).state_dict()))
 
     def on_fit_end(self, ctx: Context) -> None:
         """Put the best weights back."""
         if self._best is not None:
-            unwrapped(ctx.model).load_state_dict(self._best)
+            model = unwrapped(ctx.model)
+            model.load_state_dict(spread_like(model.state_dict(), self._best))
         self._best = None
 
     def state_dict(self) -> dict[str, Any]:

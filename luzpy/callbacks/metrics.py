@@ -11,8 +11,9 @@ from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.data import map_tensors
 from luzpy.device import to_device
+from luzpy.distributed.shared_metric import SharedMetric
 from luzpy.errors import LuzError
-from luzpy.metrics.base import Metric, named_values
+from luzpy.metrics.base import Metric, keep_to_itself, named_values
 from luzpy.metrics.loss import LossAverage
 
 
@@ -104,12 +105,19 @@ class Metrics(Callback):
 
 
 def _copy_templates(ctx: Context, split: str) -> None:
-    templates = getattr(ctx.metric_set, split)
-    ctx.metrics[split] = [LossAverage(), *copy.deepcopy(templates)]
+    metrics: list[Metric] = [LossAverage(), *copy.deepcopy(getattr(ctx.metric_set, split))]
+    ranks = ctx.accelerator.ranks
+    if ranks.size > 1:
+        metrics = [SharedMetric(metric, ranks, ctx.device) for metric in metrics]
+    ctx.metrics[split] = metrics
 
 
 def _update(ctx: Context, split: str) -> None:
     loss, *others = ctx.metrics[split]
+    if not ctx.batch_size:  # other processes still have batches
+        for metric in others:
+            cast(SharedMetric, metric).skip()
+        return
     loss.update(ctx.loss, ctx.batch_size)
     if not others:
         return
@@ -129,6 +137,8 @@ def _log(ctx: Context, split: str) -> None:
 
 def computed(ctx: Context, metric: Metric) -> dict[str, float]:
     """The rows that `metric` makes of the batches so far."""
+    if ctx.accelerator.ranks.size == 1:  # though there may be other processes
+        keep_to_itself(metric)
     try:
         return named_values(metric.abbrev, metric.compute())
     except Exception as err:

@@ -45,6 +45,8 @@ class Progress(Callback):
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._title = ""
+        self._began = 0.0
         self._count = 0
         self._next = float("inf")
 
@@ -114,14 +116,18 @@ class Progress(Callback):
         self._count, self._next = 0, float("inf")
         if not (ctx.verbose and is_interactive()):
             return
-        self._bar = open_bar(title, None if ctx.data is None else batch_count(ctx.data))
+        self._title, self._began = title, perf_counter()
         ctx.at_exit.append(self._close_bar)
-        self._next = perf_counter() + REFRESH_SECONDS
+        self._next = self._began + REFRESH_SECONDS
 
     def _refresh(self, ctx: Context, split: str) -> None:
         begun = perf_counter()
+        if self._bar is None:  # what is over before would only flicker
+            self._bar = open_bar(self._title, None if ctx.data is None else batch_count(ctx.data))
+            self._bar.start_t -= begun - self._began
         rows: dict[str, float] = {}
-        for metric in ctx.metrics.get(split, []):
+        alone = ctx.accelerator.ranks.size == 1  # else all processes have to compute them
+        for metric in ctx.metrics.get(split, []) if alone else []:
             with suppress(LuzError):  # some cannot be computed yet; at the epoch's end they must
                 rows |= computed(ctx, metric)
         self._bar.update(self._count)

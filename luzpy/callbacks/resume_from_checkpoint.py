@@ -11,7 +11,7 @@ from luzpy.callback import Callback
 from luzpy.context import Context
 from luzpy.errors import LuzError
 from luzpy.files.atomic import real_path
-from luzpy.files.checkpoint import read_checkpoint, restore_checkpoint
+from luzpy.files.checkpoint import kept_callbacks, read_checkpoint, restore_checkpoint
 
 
 @final
@@ -19,7 +19,9 @@ class ResumeFromCheckpoint(Callback):
     """Starts a run from what a checkpoint holds, for fine-tuning.
 
     Port of R luz's `luz_callback_resume_from_checkpoint()`. Epochs are counted from 1 again,
-    unless the records are restored: then they go on from the checkpoint's.
+    unless the records are restored: then they go on from the checkpoint's. A `valid_data=0.1` is
+    drawn anew, and may hold out rows that the checkpoint's run was trained on: give the rows to
+    hold out as data, or use `AutoResume`, which keeps them.
 
     Args:
         path: What `ModelCheckpoint` wrote, or a folder: its newest checkpoint by epoch. Where
@@ -66,20 +68,20 @@ class ResumeFromCheckpoint(Callback):
 
     def on_fit_begin(self, ctx: Context) -> None:
         """Put the checkpoint into the run."""
-        place = real_path(self.path)
-        path = newest_checkpoint(place) if place.is_dir() else place
-        if path is None or not path.exists():
-            warnings.warn(
-                f"There is no checkpoint at {self.path}: the run starts afresh.",
-                UserWarning,
-                stacklevel=2,
-            )
+        ranks = ctx.accelerator.ranks  # other machines may not see the file
+        path, content = ranks.from_main(self._read() if ranks.is_main else None)
+        if content is None:
+            if ranks.is_main:
+                warnings.warn(
+                    f"There is no checkpoint at {self.path}: the run starts afresh.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             return
-        content = read_checkpoint(path)
         own = [name for name, _ in content["callbacks"] if name == type(self).__name__]
         if self.restore_callbacks_state and not own:
             # The run that wrote it had no such callback as this one; the others are compared.
-            index = ctx.callbacks.index(self)
+            index = kept_callbacks(ctx).index(self)
             content["callbacks"].insert(index, [type(self).__name__, None])
         restore_checkpoint(
             ctx,
@@ -94,6 +96,14 @@ class ResumeFromCheckpoint(Callback):
             # Of AutoResume's files some are of an epoch that is not over.
             part = content.get("resume", {}).get("part", "epoch")
             ctx.epoch = content["epoch"] - (part != "epoch")
+
+    def _read(self) -> tuple[Path | None, Any]:
+        """The checkpoint and where it was, or None for its content where there is none."""
+        place = real_path(self.path)
+        path = newest_checkpoint(place) if place.is_dir() else place
+        if path is None or not path.exists():
+            return path, None
+        return path, read_checkpoint(path)
 
     def __repr__(self) -> str:
         return f"<luzpy.callbacks.ResumeFromCheckpoint: {self.path}>"

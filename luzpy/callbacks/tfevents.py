@@ -59,10 +59,17 @@ class TFEvents(Callback):
     def on_fit_begin(self, ctx: Context) -> None:
         """See that the parameters exist."""
         list(self._parameters(ctx))
+        if self.histograms is not False and ctx.accelerator.ranks.spread:
+            raise ValueError(
+                f"`histograms` must be False with FSDP, got {self.histograms!r}: no process has "
+                "whole parameters."
+            )
         ctx.at_exit.append(self._close)
 
     def on_epoch_end(self, ctx: Context) -> None:
         """Log the epoch."""
+        if not ctx.accelerator.is_main:
+            return
         for split, epochs in ctx.records["metrics"].items():
             rows: dict[str, float] = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
             for name, value in rows.items():

@@ -9,6 +9,7 @@ import torch
 
 from luzpy.callback import Callback
 from luzpy.context import Context
+from luzpy.distributed.whole import spread_optimizer_state, whole
 from luzpy.errors import LuzError
 from luzpy.files import container
 from luzpy.files.saving import check_state, load_state
@@ -27,10 +28,10 @@ def checkpoint_content(ctx: Context) -> dict[str, Any]:
     content: dict[str, Any] = {
         "epoch": ctx.epoch,
         "records": plain(ctx.records),
-        "model": plain(unwrapped(ctx.model).state_dict()),
-        "optimizers": {name: plain(opt.state_dict()) for name, opt in ctx.optimizers.items()},
+        "model": plain(whole(unwrapped(ctx.model).state_dict())),
+        "optimizers": {n: plain(whole(opt.state_dict())) for n, opt in ctx.optimizers.items()},
         "optimizer_types": {name: type(opt).__name__ for name, opt in ctx.optimizers.items()},
-        "callbacks": [[_name(cb), plain(_state(cb))] for cb in ctx.callbacks],
+        "callbacks": [[_name(cb), plain(_state(cb))] for cb in kept_callbacks(ctx)],
     }
     owners = [("The records", "ctx.records", content["records"])]
     owners += [("The model", "state_dict()", content["model"])]
@@ -47,12 +48,16 @@ def checkpoint_content(ctx: Context) -> dict[str, Any]:
 
 
 def write_checkpoint(ctx: Context, path: Path) -> None:
-    """Write the state of a run.
+    """Write the state of a run; of several processes, the main one does.
 
     Raises:
         LuzError: If it cannot be written.
     """
-    container.write(path, container.CHECKPOINT, checkpoint_content(ctx))
+    ranks = ctx.accelerator.ranks
+    if ranks.is_main or ranks.spread:
+        content = checkpoint_content(ctx)
+        if ranks.is_main:
+            container.write(path, container.CHECKPOINT, content)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -87,13 +92,14 @@ def restore_checkpoint(
         for name, optimizer in ctx.optimizers.items():
             try:
                 optimizer.load_state_dict(unplain(content["optimizers"][name]))
+                spread_optimizer_state(optimizer)
             except (ValueError, KeyError, RuntimeError) as err:
                 raise LuzError(f"{path} does not fit the optimizer {name!r}: {err}") from err
     if records:
         ctx.records.clear()
         ctx.records.update(unplain(content["records"]))
     if callbacks:
-        for callback, (_, state) in zip(ctx.callbacks, content["callbacks"], strict=True):
+        for callback, (_, state) in zip(kept_callbacks(ctx), content["callbacks"], strict=True):
             if state is not None:
                 cast("Any", callback).load_state_dict(unplain(state))
 
@@ -122,13 +128,18 @@ def check_fit(
             here = [len(group["params"]) for group in optimizer.param_groups]
             _check_same(f"parameter groups of the optimizer {name!r}", sizes, here, path)
     if callbacks:
-        own_names = [_name(callback) for callback in ctx.callbacks]
+        own_names = [_name(callback) for callback in kept_callbacks(ctx)]
         _check_same("callbacks", [name for name, _ in content["callbacks"]], own_names, path)
-        for callback, (name, state) in zip(ctx.callbacks, content["callbacks"], strict=True):
+        for callback, (name, state) in zip(kept_callbacks(ctx), content["callbacks"], strict=True):
             if state is not None and not hasattr(callback, "load_state_dict"):
                 raise LuzError(
                     f"{name} has a `state_dict` but no `load_state_dict` to take it back."
                 )
+
+
+def kept_callbacks(ctx: Context) -> list[Callback]:
+    """The callbacks that a checkpoint knows of."""
+    return [callback for callback in ctx.callbacks if callback.checkpointed]
 
 
 def _check_same(what: str, found: Any, own: Any, path: Path) -> None:

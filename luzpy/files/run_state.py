@@ -27,7 +27,7 @@ def run_state(ctx: Context) -> dict[str, Any]:
         "modes": {name: part.training for name, part in named_parts(model)},
         "buffers": dict(_hidden_buffers(model)),
         "trainable": {name: p.requires_grad for name, p in model.named_parameters()},
-        "gradients": _gradients(model),
+        "gradients": _gradients(ctx, model),
         "strangers": [p.detach() for p in _strangers(ctx)],
         "loss_module": None if loss is None else _if_plain(loss.state_dict()),
         "loss": _if_plain(ctx.loss),
@@ -101,9 +101,9 @@ def _hidden_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, buffer) for name, buffer in model.named_buffers() if name not in known)
 
 
-def _gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a step of the user's own is gathering; luzpy's has none between batches."""
-    if getattr(model, "step", None) is None:
+def _gradients(ctx: Context, model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a step is gathering over several batches."""
+    if ctx.step_ends and getattr(model, "step", None) is None:
         return {}
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
     return {name: gradient for name, gradient in found.items() if gradient is not None}

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from luzpy.checks import check_fitted
+from luzpy.distributed.whole import spread_like
 from luzpy.errors import LuzError
 from luzpy.files import container
 from luzpy.loop import unwrapped
@@ -123,7 +124,8 @@ def load_state(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     """
     check_state(model, state, path)
     try:
-        unwrapped(model).load_state_dict(state)
+        module = unwrapped(model)
+        module.load_state_dict(spread_like(module.state_dict(), state))
     except Exception as err:
         raise LuzError(f"{os.fspath(path)} does not fit the model: {err}") from err
 

@@ -23,6 +23,8 @@ from luzpy.checks import check_accelerator, check_verbose, with_defaults
 from luzpy.context import Context
 from luzpy.data import tensors_in
 from luzpy.device import Accelerator, to_device
+from luzpy.distributed.sharding import n_groups
+from luzpy.distributed.together import share_random_state
 from luzpy.errors import LuzError
 from luzpy.finder.arguments import allowed_callbacks, check_sweep, with_start_lr
 from luzpy.finder.ensemble import Ensemble, swap_parameters, why_apart
@@ -107,11 +109,12 @@ def lr_finder(
     """
     check_sweep(steps, start_lr, end_lr, runs, valid_batches, stop_div)
     chosen = allowed_callbacks(callbacks)
-    talk = check_verbose(verbose)
     place = check_accelerator(accelerator)
+    talk = check_verbose(verbose) and place.is_main
     with preserved_random_state():
-        loader, held_out = prepare_data(data, valid_data, dataloader_options)
-        n_rungs = batch_count(loader) if steps is None else steps
+        share_random_state(place.ranks)
+        loader, held_out = prepare_data(data, valid_data, dataloader_options, place.device)
+        n_rungs = _steps_of_epoch(loader, place) if steps is None else steps
         if n_rungs is None:
             raise ValueError("`steps` must be given for data of unknown length, got None.")
         rates = learning_rates(n_rungs, start_lr, end_lr, log_spaced_intervals)
@@ -132,7 +135,7 @@ def lr_finder(
             )
             curves, interrupted = sweeps.run(runs, talk)
     records = _records(rates, curves, interrupted, several=runs > 1)
-    if runs > 1 and disjoint(curves_of(records)):
+    if runs > 1 and place.is_main and disjoint(curves_of(records)):
         warnings.warn(
             "Two initial weights give ranges of learning rates that have none in common: the "
             "suggestion depends on chance. Raise `runs` or `steps`, or take larger batches.",
@@ -194,6 +197,10 @@ class _Sweeps:
             return None, "there are callbacks"
         if self.model.loss is None or self.model.backward is not None:
             return None, "the loss or the backward pass is the module's own"
+        if self.accelerator.ranks.size > 1 or self.accelerator.accumulate > 1:
+            return None, "several processes or batches make a step"
+        if self.accelerator.dtype is not None:
+            return None, "there is mixed precision"
         if isinstance(self.loader.dataset, IterableDataset):
             return None, "the data can only be gone through from its start"
         ctx = self._context(0)
@@ -221,9 +228,12 @@ class _Sweeps:
         try:
             run_fit(ctx)
         except Exception:
+            ranks = ctx.accelerator.ranks
+            if ranks.size > 1 and (_finite(ctx) or not ranks.all_come()):
+                raise  # the others do not know of it
             # A diverged model can make the loss itself raise, at a loss that is not finite or some
             # rungs after it: that is where the sweep ends.
-            record.look()
+            record.look(ranks)
             curves = record.curves()
             if any(curve.stopped == "not finite" for curve in curves):
                 return curves, False
@@ -231,6 +241,14 @@ class _Sweeps:
                 raise
             record.end_with_nan()
         return record.curves(), ctx.stopped == "interrupted"
+
+
+def _steps_of_epoch(loader: DataLoader[Any], place: Accelerator) -> int | None:
+    n_batches = batch_count(loader)
+    if n_batches is None:
+        return None
+    batches_of_rank = n_groups(n_batches, place.ranks.size, whole=loader.drop_last)
+    return n_groups(batches_of_rank, place.accumulate, whole=False)
 
 
 def _finite(ctx: Context) -> bool:

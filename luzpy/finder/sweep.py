@@ -12,6 +12,8 @@ import torch
 
 from luzpy.callback import Callback
 from luzpy.context import Context, Optimizers, StopFit
+from luzpy.distributed.ranks import Ranks
+from luzpy.distributed.sharding import ShardedLoader
 from luzpy.errors import LuzError
 from luzpy.finder.ensemble import Ensemble
 from luzpy.finder.smoothing import ExponentialAverage
@@ -211,7 +213,10 @@ class RecordLoss(Callback):
 
     def on_train_batch_end(self, ctx: Context) -> None:
         """Take in the batch; the rung ends with the optimizers' step."""
-        self._within.append(self._loss(ctx))
+        loss = self._loss(ctx)
+        if ctx.accelerator.ranks.size > 1:
+            loss = loss * cast(ShardedLoader, ctx.data).weight
+        self._within.append(loss)
         if not self.sweep.all_stepped:
             if len(self._within) > MAX_BATCHES_WITHOUT_STEP:
                 raise LuzError(
@@ -225,7 +230,7 @@ class RecordLoss(Callback):
         self.sweep.advance()
         last = self.sweep.rung == len(self.sweep.rates)
         if last or len(self._ahead) >= LOOK_EVERY:
-            self.look()
+            self.look(ctx.accelerator.ranks)
             stops = [watch.stop for watch in self._watches if watch.stop]
             if len(stops) == len(self._watches):
                 raise StopFit(stops[0][1])
@@ -234,16 +239,16 @@ class RecordLoss(Callback):
 
     def on_interrupt(self, ctx: Context) -> None:
         """Keep what there is."""
-        self.look()
+        self.look(ctx.accelerator.ranks)
 
-    def look(self) -> None:
-        """Read the losses so far."""
+    def look(self, ranks: Ranks) -> None:
+        """Read the losses so far, of several processes the mean: all of them stop as one."""
         if self._valid_ahead:
-            self._valid_losses += cast(Any, torch.stack(self._valid_ahead)).tolist()
+            self._valid_losses += cast(Any, ranks.mean(torch.stack(self._valid_ahead))).tolist()
         self._valid_ahead = []
         if not self._ahead:
             return
-        seen: list[list[float]] = cast(Any, torch.stack(self._ahead)).tolist()
+        seen: list[list[float]] = cast(Any, ranks.mean(torch.stack(self._ahead))).tolist()
         self._ahead = []
         self._losses += seen
         for watch, losses in zip(self._watches, zip(*seen, strict=True), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast, final
 
 import torch
@@ -73,6 +73,10 @@ class BinaryAUROC(Metric):
     def compute(self) -> float:
         """The area."""
         return self._curve.compute()
+
+    def merge(self, others: Sequence[Any]) -> None:
+        """Add the other processes' counts."""
+        self._curve = _merged([self._curve, *(other._curve for other in others)])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -176,6 +180,11 @@ class MulticlassAUROC(Metric):
         counted = [(area, n) for area, n in zip(areas, rows, strict=True) if n]
         return sum(area * n for area, n in counted) / sum(rows)
 
+    def merge(self, others: Sequence[Any]) -> None:
+        """Add the other processes' counts."""
+        curves = [metric._curve for metric in (self, *others) if metric._curve is not None]
+        self._curve = _merged(curves) if curves else None
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {} if self._curve is None else self._curve.state()
@@ -218,6 +227,17 @@ class _Curve(ABC):
             self.counts = torch.zeros(self.classes, dtype=torch.int64, device=device)
             self.faults = _Faults(device)
 
+    def add(self, other: Any) -> None:
+        """Take in what another of its kind has accumulated."""
+        self.counts += other.counts
+        for name, flag in vars(self.faults).items():
+            flag |= getattr(other.faults, name)
+        if self.thresholds is None:
+            self.metric.preds += other.metric.preds
+            self.metric.target += other.metric.target
+        else:
+            self.metric.confmat += other.metric.confmat
+
     def state(self) -> dict[str, Any]:
         """Everything accumulated, as tensors and plain values; empty before the first batch."""
         if self.metric is None:
@@ -238,6 +258,14 @@ class _Curve(ABC):
             vars(self.faults).update(state["faults"])
 
 
+def _merged(curves: Sequence[Any]) -> Any:
+    """One curve of several, some of which may have had no batch."""
+    started = [curve for curve in curves if curve.metric is not None]
+    for other in started[1:]:
+        started[0].add(other)
+    return started[0] if started else curves[0]
+
+
 @final
 class _BinaryCurve(_Curve):
     """One class against another."""
@@ -248,7 +276,9 @@ class _BinaryCurve(_Curve):
     def _torchmetric(self) -> Any:
         from torchmetrics.classification import BinaryAUROC as TorchBinaryAUROC
 
-        return cast(Any, TorchBinaryAUROC)(thresholds=self.thresholds, validate_args=False)
+        return cast(Any, TorchBinaryAUROC)(
+            thresholds=self.thresholds, validate_args=False, sync_on_compute=False
+        )
 
     def update(self, scores: torch.Tensor, target: torch.Tensor) -> None:
         """Take in one batch, both flat."""
@@ -281,6 +311,7 @@ class _MulticlassCurves(_Curve):
             average="none",
             thresholds=self.thresholds,
             validate_args=False,
+            sync_on_compute=False,
         )
 
     def update(self, scores: torch.Tensor, target: torch.Tensor) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, cast, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, cast, final
 
 import torch
 
@@ -41,6 +41,8 @@ class Metric(ABC):
     """
 
     abbrev: str = ""
+    # Whether `compute` itself reaches out to the other processes of the run, as torchmetrics does.
+    gathers_itself: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -63,6 +65,15 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> Any:
         """The value over all batches: a number, a tensor, or a dict name → number."""
+
+    def merge(self, others: Sequence[Any]) -> None:
+        """Take in what the metrics of other processes have accumulated, in a distributed run.
+
+        Where a metric has it, each process accumulates its own rows, and they are merged when the
+        epoch is over. A metric without it is handed all processes' batches one after another,
+        which is right for any, but sends every prediction to every process.
+        """
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint in the middle of an epoch keeps.
@@ -111,6 +122,11 @@ class FunctionMetric(Metric):
         self.total = self.total + self.function(preds, target) * rows
         self.rows += rows
 
+    def merge(self, others: Sequence[Any]) -> None:
+        """Add the other processes' totals."""
+        self.total = sum((other.total for other in others), self.total)
+        self.rows += sum(other.rows for other in others)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"total": self.total, "rows": self.rows}
@@ -123,6 +139,8 @@ class FunctionMetric(Metric):
 @final
 class TorchMetric(Metric):
     """A `torchmetrics.Metric` or `MetricCollection`."""
+
+    gathers_itself = True
 
     def __init__(self, metric: Any) -> None:
         self.metric = metric
@@ -175,6 +193,22 @@ def load_torchmetrics_state(metric: Any, state: dict[str, Any]) -> None:
     """Let a `torchmetrics.Metric` go on from a state."""
     for where, part in metric.named_modules():
         part.__dict__.update(state[where], _computed=None)
+
+
+def keep_to_itself(metric: Metric) -> None:
+    """Let the metrics of torchmetrics that `metric` holds not reach out to other processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    for held in vars(metric).values():
+        if isinstance(held, Metric):
+            keep_to_itself(held)
+        elif _is_torchmetric(held):
+            for part in held.modules():
+                part.distributed_available_fn = _alone
+
+
+def _alone() -> bool:
+    return False
 
 
 def _kept(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ class _MeanCorrect(Metric):
     def compute(self) -> float:
         """The share of correct answers."""
         return float(self.correct) / self.total if self.total else float("nan")
+
+    def merge(self, others: Sequence[Any]) -> None:
+        """Add the other processes' counts."""
+        self.correct = sum((other.correct for other in others), self.correct)
+        self.total += sum(other.total for other in others)
 
     def _count(self, correct: torch.Tensor) -> None:
         self.correct = self.correct + correct.sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,6 +45,12 @@ class _MeanError(Metric):
         self.elements += errors.numel()
         if len(self.recent) == TOTALS_AT_ONCE:
             self.total, self.recent = self._sum(), []
+
+    def merge(self, others: Sequence[Any]) -> None:
+        """Add the other processes' totals."""
+        self.total = sum((other._sum() for other in others), self._sum())
+        self.recent = []
+        self.elements += sum(other.elements for other in others)
 
     @staticmethod
     @abstractmethod

@@ -583,8 +583,7 @@ def test_gradients_and_losses_that_a_step_is_gathering(path, moment):
                     ctx.optimizers[name].step()
                     ctx.optimizers[name].zero_grad()
 
-    make = lambda: (specification(Seldom, optimizer=None), [])  # noqa: E731
-    assert_same_run(*interrupted(make, path, moment))
+    assert_same_run(*interrupted(lambda: (specification(Seldom, optimizer=None), []), path, moment))
 
 
 def test_tensors_that_are_optimized_but_not_the_models(path):
@@ -733,9 +732,11 @@ class Wrapped(luz.Metric):
 @pytest.mark.filterwarnings("ignore:Metric `Spearman")
 @pytest.mark.parametrize("moment", [(1, 1), (2, 2)])
 def test_metrics_in_flight(path, metric, moment):
-    if isinstance(metric(), torchmetrics.MinMaxMetric):
-        metric = lambda: Row(torchmetrics.MinMaxMetric(torchmetrics.MeanAbsoluteError()))  # noqa: E731
-    expected, found = interrupted(lambda: (specification(metrics=[metric()]), []), path, moment)
+    def made():
+        several = isinstance(metric(), torchmetrics.MinMaxMetric)  # which has to be one row
+        return specification(metrics=[Row(metric()) if several else metric()]), []
+
+    expected, found = interrupted(made, path, moment)
     assert_same_run(expected, found)
     assert len(luz.get_metrics(found)) > 3
 

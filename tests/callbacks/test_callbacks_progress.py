@@ -1,4 +1,4 @@
-"""`Progress`: in a real terminal, in a file, in a notebook, and not at all."""
+"""`Progress`: in a real terminal, in a file, and not at all. For notebooks see test_notebook.py."""
 
 import fcntl
 import os
@@ -8,8 +8,6 @@ import subprocess
 import sys
 import termios
 
-import nbclient
-import nbformat
 import pytest
 import torch
 from torch import nn
@@ -180,24 +178,6 @@ def test_bar_of_a_failed_run_is_taken_away(written):
 @pytest.mark.parametrize("scenario", ["quiet", "quiet predict"])
 def test_terminal_shows_nothing_if_not_verbose(written, scenario):
     assert written[scenario] == ""
-
-
-@pytest.mark.slow
-def test_notebook_shows_widgets_and_metrics():
-    cells = [PROGRAM, SCENARIOS["fit"]]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=100).execute()
-    outputs = notebook.cells[1].outputs
-    text = "".join(output.text for output in outputs if output.output_type == "stream")
-    assert text.split("\n")[:3] == [
-        "Epoch 1/2",
-        "Train metrics: Loss: 0.25 - MAE: 0.5",
-        "Valid metrics: Loss: 0.25 - MAE: 0.5",
-    ]
-    assert {output.name for output in outputs if output.output_type == "stream"} == {"stdout"}
-    assert any(
-        "application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs
-    )
 
 
 # Where standard output is a file ---------------------------------------------------------------

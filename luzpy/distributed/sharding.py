@@ -1,0 +1,232 @@
+"""Which batches each process takes, and which of them make a step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any, cast, final
+
+import attrs
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+
+from luzpy.batches import batch_rows, batches, gathers
+from luzpy.data import length_of
+from luzpy.distributed.ranks import Ranks
+
+GROUPS_AT_ONCE = 64  # of which the main rank tells the others the rows
+
+
+@attrs.frozen
+class Part:
+    """A rank's part of a group: of as many batches in a row as there are ranks, one each.
+
+    Args:
+        batch: The batch.
+        rows: How many rows it has. 0: it is a stand-in, as the group had none left for this rank.
+        group_rows: How many rows the whole group has.
+    """
+
+    batch: Any
+    rows: int
+    group_rows: int
+
+
+@final
+class ShardedLoader:
+    """One process's batches of a DataLoader.
+
+    Of every group of `ranks.size` batches in a row, rank r takes the r-th: N ranks with batches of
+    b rows see in each step what one process with batches of N·b rows sees. Every rank is given as
+    many batches; the last group may be short.
+
+    Args:
+        loader: Where the batches come from.
+        ranks: The processes.
+        accumulate: How many groups make a step.
+        whole_groups: Whether a last group with fewer batches than ranks is left out.
+
+    Attributes:
+        rows: How many rows the last batch has; 0 for a stand-in.
+        group_rows: How many its group has.
+        is_last: Whether it was the last (known only if several groups make a step).
+
+    Raises:
+        ValueError: If it would give no batch, or its sampler is already one rank's.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        ranks: Ranks,
+        *,
+        accumulate: int = 1,
+        whole_groups: bool = False,
+        name: str,
+    ) -> None:
+        if ranks.size > 1 and isinstance(cast(Any, loader).sampler, DistributedSampler):
+            raise ValueError(
+                f"`{name}` must be a DataLoader over all rows, got one with a DistributedSampler: "
+                "luzpy deals the batches out itself."
+            )
+        self.loader = loader
+        self.ranks = ranks
+        self.accumulate = accumulate
+        self.whole_groups = whole_groups
+        self.rows = self.group_rows = 0
+        self.is_last = False
+        if length_of(self) == 0:
+            raise ValueError(
+                f"`{name}` must give each of the {ranks.size} ranks at least one batch, got "
+                f"{length_of(loader)} in all."
+            )
+
+    def __len__(self) -> int:
+        return n_groups(len(self.loader), self.ranks.size, whole=self.whole_groups)
+
+    def __iter__(self) -> Iterator[Any]:
+        parts = self._parts()
+        if self.accumulate == 1:
+            for part in parts:
+                yield self._handed_out(part)
+            return
+        current = next(parts, None)
+        while current is not None:
+            following = next(parts, None)
+            self.is_last = following is None
+            yield self._handed_out(current)
+            current = following
+
+    @property
+    def weight(self) -> float:
+        """What this rank's mean loss counts in the mean over ranks."""
+        return self.rows * self.ranks.size / self.group_rows
+
+    def _handed_out(self, part: Part) -> Any:
+        self.rows, self.group_rows = part.rows, part.group_rows
+        return part.batch
+
+    def _parts(self) -> Iterator[Part]:
+        if self.ranks.size == 1 or gathers(self.loader):
+            return self._of_all()
+        loader: Any = self.loader
+        if (
+            isinstance(loader.dataset, IterableDataset)
+            or loader.batch_sampler is None
+            or _goes_its_own_way(loader)
+        ):
+            return self._dealt_out()
+        return self._of_own_rows()
+
+    def _of_all(self) -> Iterator[Part]:
+        """This rank's batches out of all of them, which every rank reads."""
+        for group in _grouped(self._in_the_same_order(), self.ranks.size):
+            if not self.is_left_out(group):
+                yield _part(group, [_rows(batch) for batch in group], self.ranks.rank)
+
+    def _dealt_out(self) -> Iterator[Part]:
+        """Batches that the main rank reads and deals out."""
+        groups = _grouped(batches(self.loader), self.ranks.size) if self.ranks.is_main else None
+        while True:
+            deal: list[Any] | None = None
+            if groups is not None:
+                group: list[Any] = next(groups, None) or []
+                if self.is_left_out(group):
+                    group = []
+                rows = [_rows(batch) for batch in group]
+                everyone = range(self.ranks.size)
+                deal = [_part(group, rows, rank) if group else None for rank in everyone]
+            part = self.ranks.scatter(deal)
+            if part is None:
+                return
+            yield part
+
+    def _of_own_rows(self) -> Iterator[Part]:
+        """The batches of the rows that are this rank's: no rank reads another's."""
+        sampler = _RowsOfRank(self)
+        for batch in _with_batch_sampler(self.loader, sampler):
+            rows, group_rows = sampler.sizes.popleft()
+            yield Part(batch, rows, group_rows)
+
+    def is_left_out(self, group: list[Any]) -> bool:
+        """Whether a group is short and to be left out."""
+        return self.whole_groups and len(group) < self.ranks.size
+
+    def _in_the_same_order(self) -> Iterator[Any]:
+        """The loader's batches, shuffled as on the main rank."""
+        if self.ranks.size == 1:
+            return batches(self.loader)
+        main = self.ranks.from_main(torch.get_rng_state())
+        own = torch.get_rng_state()
+        torch.set_rng_state(main)
+        source = batches(self.loader)
+        first = list(islice(source, 1))  # the order is drawn with it
+        if not self.ranks.is_main:
+            torch.set_rng_state(own)
+        return chain(first, source)
+
+
+class _RowsOfRank:
+    """The batch sampler of a rank: the main rank draws all rows, and tells the others."""
+
+    def __init__(self, shard: ShardedLoader) -> None:
+        self.shard = shard
+        self.sizes: deque[tuple[int, int]] = deque()
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        shard, ranks = self.shard, self.shard.ranks
+        self.sizes.clear()
+        sampler: Any = cast(Any, shard.loader).batch_sampler
+        drawn = _grouped(iter(sampler), ranks.size) if ranks.is_main else iter(())
+        while groups := ranks.from_main(list(islice(drawn, GROUPS_AT_ONCE))):
+            for group in groups:
+                if shard.is_left_out(group):
+                    return
+                part = _part(group, [len(rows) for rows in group], ranks.rank)
+                self.sizes.append((part.rows, part.group_rows))
+                yield part.batch
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+
+def _goes_its_own_way(loader: Any) -> bool:
+    """Whether the DataLoader is of a class of the user's that gives the batches itself."""
+    return cast(Any, type(loader)).__iter__ is not cast(Any, DataLoader).__iter__
+
+
+def n_groups(n_batches: int, size: int, *, whole: bool) -> int:
+    """How many groups of `size` batches there are, with the short one at the end or without."""
+    return n_batches // size if whole else -(-n_batches // size)
+
+
+def _grouped(source: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while group := list(islice(source, size)):
+        yield group
+
+
+def _part(group: list[Any], rows: list[int], rank: int) -> Part:
+    if rank < len(group):
+        return Part(group[rank], rows[rank], sum(rows))
+    return Part(group[0], 0, sum(rows))
+
+
+def _rows(batch: Any) -> int:
+    return batch_rows(batch, None, None)
+
+
+def _with_batch_sampler(loader: Any, sampler: Any) -> DataLoader[Any]:
+    """A DataLoader like `loader` over other batches."""
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=sampler,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        prefetch_factor=loader.prefetch_factor,
+    )

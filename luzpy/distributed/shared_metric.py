@@ -1,0 +1,93 @@
+"""Metrics over the batches of all processes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, final
+
+import torch
+
+from luzpy.device import to_device
+from luzpy.distributed.ranks import Ranks
+from luzpy.metrics.base import Metric, keep_to_itself
+
+CPU = torch.device("cpu")
+
+
+@final
+class SharedMetric(Metric):
+    """A metric that every rank computes over all ranks' rows.
+
+    One that has `merge` accumulates its own rank's rows, and is merged when it is computed; one
+    that is torchmetrics' gathers its states itself; any other is given all ranks' rows, batch by
+    batch.
+
+    Args:
+        metric: The run's own copy of it.
+        ranks: The processes.
+        device: Where this one's batches are.
+    """
+
+    def __init__(self, metric: Metric, ranks: Ranks, device: torch.device) -> None:
+        self.metric = metric
+        self.ranks = ranks
+        self.device = device
+        self.abbrev: str = metric.abbrev
+        self._merges = type(metric).merge is not Metric.merge
+        self._gathers = not self._merges and not metric.gathers_itself
+        self._accumulated: set[str] = set()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        before = dict(vars(self.metric))
+        self.metric.reset()
+        now = vars(self.metric).items()
+        self._accumulated = {name for name, item in now if before.get(name) is not item}
+
+    def update(self, preds: Any, target: Any) -> None:
+        """Take in a batch."""
+        if self._gathers:
+            self._take_in((preds, target))
+        else:
+            self.metric.update(preds, target)
+
+    def skip(self) -> None:
+        """Take in what the other ranks have: this one has no batch left."""
+        if self._gathers:
+            self._take_in(None)
+
+    def compute(self) -> Any:
+        """The value over all ranks' rows. All of them call it."""
+        if self.metric.gathers_itself:
+            return self.metric.compute()
+        if not self._merges:
+            keep_to_itself(self.metric)
+            return self.metric.compute()
+        states = self.ranks.gather(self._own_state())
+        copies = [copy.deepcopy(self.metric) for _ in states]
+        for own, state in zip(copies, states, strict=True):
+            own.load_state_dict(state)
+        copies[0].merge(copies[1:])
+        keep_to_itself(copies[0])
+        return copies[0].compute()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return self.metric.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.metric.load_state_dict(state)
+
+    def _own_state(self) -> dict[str, Any]:
+        """All that was accumulated, also what a checkpoint cannot keep, such as a set."""
+        state: dict[str, Any] = to_device(self.metric.state_dict(), CPU)
+        if type(self.metric).state_dict is Metric.state_dict:
+            lost = self._accumulated - state.keys()
+            state |= {name: vars(self.metric)[name] for name in lost}
+        return state
+
+    def _take_in(self, own: Any) -> None:
+        for batch in self.ranks.gather(to_device(own, CPU)):
+            if batch is not None:
+                self.metric.update(*to_device(batch, self.device))
