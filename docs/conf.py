@@ -1,19 +1,19 @@
-"""The site: Sphinx with MyST notebooks."""
+"""The site: Sphinx, with the vignettes as executed notebooks."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
-import luzpy
-
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "vignettes"), str(HERE)]
 
-# Sphinx reads only below its own folder: the vignettes are copied in.
-shutil.copytree(ROOT / "vignettes", HERE / "vignettes", dirs_exist_ok=True)
+import pages  # noqa: E402
+
+import luzpy  # noqa: E402
+
+pages.write(HERE)
 
 project = "luzpy"
 author = "the luzpy authors"
@@ -28,19 +28,55 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "vignettes/*.py"]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_title = "luzpy"
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
-html_static_path: list[str] = []
-html_sidebars: dict[str, list[str]] = {"**": []}  # the few pages are all in the header
+html_static_path = ["_static"]
+html_css_files = ["luzpy.css"]
+html_sourcelink_suffix = ""  # so that a vignette's source is a notebook by its name, too
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "show_prev_next": False,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": {"**": ["page-toc", "notebook"], "index": []},
+}
+html_context = {"default_mode": "auto"}
+html_favicon = "_static/favicon.svg"
+# Only sections have a sidebar: on these pages it would be empty.
+html_sidebars: dict[str, list[str]] = {
+    page: []
+    for page in (
+        "index",
+        "vignettes/get-started",
+        "what-happens-in-fit",
+        "step-cost",
+        "reliability",
+        "from-r",
+        "changelog",
+        "search",
+        "genindex",
+        "py-modindex",
+    )
+}
 
-nb_execution_mode = "cache"
-nb_execution_timeout = 300
-nb_execution_raise_on_error = True
+nb_execution_mode = "off"  # `pages.write` brings the outputs
 nb_merge_streams = True
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # which would come from another host
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+default_role = "py:obj"  # names in docstrings
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+autosummary_generate = False
 napoleon_google_docstring = True
+napoleon_use_ivar = True  # attributes as a list
+
+
+def setup(app):
+    def resolve_links(app, docname, source):
+        source[0] = pages.page_in_site(source[0])
+
+    app.connect("source-read", resolve_links)

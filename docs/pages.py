@@ -1,0 +1,169 @@
+"""What the site shows of the vignettes: notebooks with their outputs, and two pages of cards.
+
+Everything that is written here is made anew by every build, and ignored by git: `vignettes/`,
+`guides.md` and `examples.md`.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import execution
+import nbformat
+
+LEVELS = ("basic", "intermediate", "advanced")
+
+
+class Card(NamedTuple):
+    """A vignette on a page of cards.
+
+    Attributes:
+        name: The vignette's file, without its ending.
+        sentence: What one learns from it.
+        picture: Which of its pictures stands on the card, as a list counts.
+        cropped: Whether the picture fills its frame, cut at the sides, as rows of images do best.
+    """
+
+    name: str
+    sentence: str
+    picture: int = 0
+    cropped: bool = False
+
+
+GUIDES = (
+    Card("custom-loop", "Losses, steps and predictions of your own, and several optimizers."),
+    Card("accelerator", "Where a run takes place: CPU, one GPU or several."),
+    Card("lr-finder", "Find a learning rate in a fraction of one epoch."),
+    Card(
+        "lr-finder-reliability",
+        "Several initial weights, validation data, batch sizes: what a curve is worth.",
+    ),
+    Card("checkpoints", "Keep the best weights, and go on where a killed run was."),
+    Card("data", "Tensors, arrays, frames, datasets, streams: what `fit` takes."),
+    Card("metrics", "luzpy's, torchmetrics', a function, or a class of your own."),
+    Card("from-r-luz", "The same program in R's luz and in luzpy, side by side."),
+    Card("from-other-libraries", "Programs for Lightning, fastai and Keras, moved to luzpy."),
+)
+
+EXAMPLES = (
+    Card("mnist-cnn", "A convolutional network that tells ten kinds of images apart.", 0, True),
+    Card(
+        "mnist-autoencoder", "Squeeze images through a few numbers, and draw them again.", -1, True
+    ),
+    Card("text-classification", "Tell which kind a text is of, from its words alone.", -1),
+    Card("dogs-vs-cats", "A network trained on other images, taught a new question.", 0, True),
+    Card("diamonds", "Prices from a data frame with numbers and categories.", 1),
+    Card("time-series", "The next values of a series from those before.", -1),
+    Card("cyclical-rates", "Rates that rise and fall: from the range test to the schedule.", 1),
+    Card("mnist-mixup", "Train on blends of two images and of their labels.", 0, True),
+    Card("mnist-dcgan", "Two networks against each other, until one draws images.", -1, True),
+    Card("mnist-triplet", "Lay images out on a plane so that like lies beside like.", -1),
+    Card("chargpt", "A small GPT that learns to write, letter by letter."),
+    Card("pets-unet", "A mask of the animal in a picture, pixel by pixel.", -1),
+    Card("mnist-cnn-virtual-batch-size", "Steps over more rows than fit into memory at once."),
+    Card("text-generation", "A language model that goes on with a text.", -1),
+)
+
+
+def write(docs: Path) -> None:
+    """Write the notebooks of all vignettes, and the pages of cards, into `docs`."""
+    folder = docs / "vignettes"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for helper in execution.HERE.glob("*.py"):
+        shutil.copy(helper, folder)
+    notebooks = {}
+    for path, notebook in execution.all_executed(execution.vignettes()):
+        notebooks[path.stem] = notebook
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = vignette_in_site(cell.source)
+        nbformat.write(notebook, folder / f"{path.stem}.ipynb")
+    (docs / "guides.md").write_text(guides(notebooks))
+    (docs / "examples.md").write_text(examples(notebooks, folder))
+
+
+def vignette_in_site(text: str) -> str:
+    """A vignette's links to other files of the repository, as links within the site."""
+    text = text.replace("](../docs/", "](../")
+    return re.sub(r"(\]\([\w-]+)\.md(?=[)#])", r"\1.ipynb", text)
+
+
+def page_in_site(text: str) -> str:
+    """The links of a page in `docs` to vignettes, as links within the site."""
+    return re.sub(
+        r"\]\(((?:\.\./)*)\.\./vignettes/([\w-]+)\.md(?=[)#])", r"](\1vignettes/\2.ipynb", text
+    )
+
+
+def guides(notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """The page of the guides."""
+    found = [card for card in GUIDES if card.name in notebooks]
+    return "\n\n".join(
+        [
+            "# Guides",
+            "One subject each, and what there is to know about it. [Get started]"
+            "(vignettes/get-started.ipynb) comes first.",
+            grid([box(card, title(notebooks[card.name])) for card in found]),
+            contents(found),
+        ]
+    )
+
+
+def examples(notebooks: dict[str, nbformat.NotebookNode], folder: Path) -> str:
+    """The gallery, by level; the pictures of the cards are written into `folder`."""
+    found = [card for card in EXAMPLES if card.name in notebooks]
+    found.sort(key=lambda card: LEVELS.index(level(notebooks[card.name])))
+    boxes: dict[str, list[str]] = {level: [] for level in LEVELS}
+    for card in found:
+        notebook = notebooks[card.name]
+        png = execution.outputs(notebook, "image/png")[card.picture]
+        (folder / f"{card.name}.png").write_bytes(base64.b64decode(png))
+        picture = f":img-top: vignettes/{card.name}.png\n:img-alt: {card.sentence}\n"
+        if card.cropped:
+            picture += ":class-img-top: cropped\n"
+        boxes[level(notebook)].append(box(card, title(notebook), picture))
+    return "\n\n".join(
+        [
+            "# Examples",
+            "Whole programs, from the data to the result, that run as they stand in a minute or "
+            "two on a CPU; each says what to change for the full data. Images are drawn by "
+            "[pictures.py](vignettes/pictures.py).",
+            *(f"## {name.capitalize()}\n\n{grid(items)}" for name, items in boxes.items() if items),
+            contents(found),
+        ]
+    )
+
+
+def title(notebook: nbformat.NotebookNode) -> str:
+    return re.search(r"^# (.+)$", text(notebook), re.M).group(1)
+
+
+def level(notebook: nbformat.NotebookNode) -> str:
+    """What the vignette says of itself."""
+    return re.search(r"Level: (\w+)", text(notebook)).group(1)
+
+
+def text(notebook: nbformat.NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def box(card: Card, title: str, options: str = "") -> str:
+    return (
+        f":::{{grid-item-card}} {title}\n:link: vignettes/{card.name}\n:link-type: doc\n{options}\n"
+        f"{card.sentence}\n:::"
+    )
+
+
+def grid(boxes: list[str]) -> str:
+    return "\n\n".join(["::::{grid} 1 2 2 2\n:gutter: 3", *boxes, "::::"])
+
+
+def contents(cards: list[Card]) -> str:
+    """What the sidebar lists."""
+    names = "\n".join(f"vignettes/{card.name}" for card in cards)
+    return f"```{{toctree}}\n:hidden:\n\n{names}\n```\n"

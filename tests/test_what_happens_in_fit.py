@@ -1,0 +1,199 @@
+"""The page that shows the loop: its code is run beside luzpy, its tables are compared with it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import luzpy as luz
+from luzpy.callback import HOOKS
+from luzpy.fitting import FIT_DEFAULTS
+
+PAGE = (Path(__file__).parents[1] / "docs" / "what-happens-in-fit.md").read_text()
+
+
+class StopEarly(Exception):
+    pass
+
+
+class Loop:
+    """The page's code, with its calls written down."""
+
+    def __init__(self, interfere=lambda hook: None):
+        self.calls = []
+        self.interfere = interfere
+        namespace = {"torch": torch, "StopEarly": StopEarly, "call": self.call}
+        for block in re.findall(r"```python\n(.+?)```", PAGE, re.S):
+            exec(block, namespace)
+        self.fit, self.predict = namespace["fit"], namespace["predict"]
+        self.validate = namespace["validate"]
+
+    def call(self, hook):
+        self.calls.append(hook)
+        self.interfere(hook)
+
+
+class Recorder(luz.Callback):
+    def __init__(self):
+        self.calls = []
+
+
+for hook in HOOKS:
+    setattr(Recorder, hook, lambda self, ctx, hook=hook: self.calls.append(hook))
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(3, 8), nn.Dropout(), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+    def set_optimizers(self, n):
+        groups = [self] if n == 1 else [self[0], self[-1]]
+        return {
+            f"opt{i}": torch.optim.Adam(group.parameters(), 0.05) for i, group in enumerate(groups)
+        }
+
+
+def data(n):
+    x = torch.randn(n, 3, generator=torch.Generator().manual_seed(n))
+    return DataLoader(TensorDataset(x, x.sum(1, keepdim=True)), batch_size=8)
+
+
+def same_weights(one, other):
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+@pytest.mark.parametrize("n_optimizers", [1, 2])
+@pytest.mark.parametrize("valid_data", [None, data(16)])
+def test_the_code_is_what_fit_does(n_optimizers, valid_data):
+    model = luz.setup(Net, nn.MSELoss(), seed=1).set_opt_hparams(n=n_optimizers)
+    recorder, loop, plain = Recorder(), Loop(), model()
+    torch.manual_seed(2)
+    fitted = model.fit(data(24), 3, recorder, valid_data)
+    torch.manual_seed(2)
+    loop.fit(plain, plain.set_optimizers(n_optimizers), nn.MSELoss(), data(24), valid_data, 3)
+    assert recorder.calls == loop.calls
+    assert same_weights(fitted.model, plain)
+
+
+class Stopping(luz.Callback):
+    """Presses Ctrl-C, as it were, in the second epoch."""
+
+    def on_train_end(self, ctx):
+        if ctx.epoch == 2:
+            raise KeyboardInterrupt
+
+
+ENDINGS = {
+    "interrupted": (KeyboardInterrupt, "on_train_end", Stopping()),
+    "early stopping": (
+        StopEarly,
+        "on_epoch_end",
+        luz.callbacks.EarlyStopping("train_loss", baseline=0, patience=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_code_ends_as_fit_does(ending):
+    error, when, callback = ENDINGS[ending]
+    model = luz.setup(Net, nn.MSELoss(), seed=1).set_opt_hparams(n=1)
+    recorder = Recorder()
+    assert model.fit(data(8), 9, [recorder, callback], data(8)).stopped == ending
+
+    def interfere(hook):
+        if hook == when and loop.calls.count(hook) == 2:
+            raise error
+
+    loop, plain = Loop(interfere), model()
+    loop.fit(plain, plain.set_optimizers(1), nn.MSELoss(), data(8), data(8), 9)
+    assert recorder.calls == loop.calls
+
+
+def test_the_code_is_what_evaluate_and_predict_do():
+    model = luz.setup(Net, nn.MSELoss(), seed=1).set_opt_hparams(n=1)
+    fitted = model.fit(data(8), 1)
+    plain = fitted.model
+    for ours, theirs in (
+        (fitted.evaluate, lambda loop: loop.validate(plain, {"opt": None}, nn.MSELoss(), data(20))),
+        (fitted.predict, lambda loop: list(loop.predict(plain, data(20)))),
+    ):
+        recorder, loop = Recorder(), Loop()
+        ours(data(20), callbacks=recorder)
+        theirs(loop)
+        assert recorder.calls == loop.calls
+
+
+def table(title):
+    section = PAGE[PAGE.index(f"## {title}") :].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| ", section, re.M)[1:]
+    return [re.findall(r"`(\w+)`", row) for row in rows if "---" not in row]
+
+
+def test_the_default_callbacks_are_listed_in_their_order():
+    assert table("What luzpy itself does") == [[default.__name__] for default in FIT_DEFAULTS]
+
+
+def test_the_hooks_that_may_change_something_exist():
+    listed = [hook for row in table("What a callback may change") for hook in row]
+    assert set(listed) < set(HOOKS)
+    assert len(listed) == len(set(listed))
+
+
+class Last(luz.Callback):
+    def on_epoch_end(self, ctx):
+        if ctx.epoch == 2:
+            ctx.max_epochs = ctx.epoch
+
+
+def test_max_epochs_ends_the_run():
+    model = luz.setup(Net, nn.MSELoss()).set_opt_hparams(n=1)
+    assert model.fit(data(8), 9, Last()).get_metrics()["epoch"].max() == 2
+
+
+SGD = luz.setup(nn.Linear, nn.MSELoss(), torch.optim.SGD, seed=3)
+SGD = SGD.set_hparams(in_features=3, out_features=1).set_opt_hparams(lr=0.1)
+
+
+def double_loss(ctx):
+    with torch.enable_grad():
+        ctx.loss_grad = 2 * ctx.loss_grad
+
+
+def double_gradients(ctx):
+    for parameter in ctx.model.parameters():
+        parameter.grad *= 2
+
+
+CHANGES = {
+    "on_fit_begin": lambda ctx: setattr(ctx, "backward", lambda loss: (2 * loss).backward()),
+    "on_epoch_begin": lambda ctx: ctx.optimizers["opt"].param_groups[0].update(lr=0.2),
+    "on_train_batch_after_loss": double_loss,
+    "on_train_batch_before_backward": double_loss,
+    "on_train_batch_before_step": double_gradients,
+}
+
+
+@pytest.mark.parametrize("hook", CHANGES)
+def test_what_a_hook_changes_counts(hook):
+    """Each of the changes makes the one step of plain SGD twice as long."""
+    loader, start = data(8), SGD()
+    loss = nn.functional.mse_loss(start(loader.dataset.tensors[0]), loader.dataset.tensors[1])
+    loss.backward()
+    fitted = SGD.fit(loader, 1, luz.Callback.from_functions(**{hook: CHANGES[hook]}))
+    torch.testing.assert_close(fitted.model.weight, start.weight - 0.2 * start.weight.grad)
+
+
+def test_pred_is_changed_before_the_loss_sees_it():
+    loader = data(8)
+
+    def replace(ctx):
+        ctx.pred = ctx.pred * 0 + 3.0
+
+    hook = luz.Callback.from_functions(on_valid_batch_after_pred=replace)
+    fitted = SGD.fit(data(8), 1)
+    loss = fitted.evaluate(loader, callbacks=hook).get_metrics()["value"][0]
+    assert loss == pytest.approx(float(((3.0 - loader.dataset.tensors[1]) ** 2).mean()))
