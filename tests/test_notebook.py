@@ -44,7 +44,7 @@ pytestmark = pytest.mark.slow
 def notebook():
     cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS.values()]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    return nbclient.NotebookClient(notebook, kernel_name="python3", timeout=100).execute()
+    return nbclient.NotebookClient(notebook, kernel_name="python3", timeout=300).execute()
 
 
 @pytest.fixture(scope="module")

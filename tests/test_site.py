@@ -31,6 +31,7 @@ FLAGS = [
     "--disable-sync",
 ]
 DESKTOP, PHONE = 1280, 390
+PATIENCE = 180_000  # milliseconds, on a busy machine
 # One of each kind.
 KINDS = [
     "index.html",
@@ -130,7 +131,8 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("Chromium is not here: apt-get install chromium")
     with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        options = {"executable_path": CHROMIUM, "args": FLAGS, "timeout": PATIENCE}
+        chromium = running.chromium.launch(**options)
         yield chromium
         chromium.close()
 
@@ -152,6 +154,7 @@ def faults(browser, url, names, width, scheme):
         viewport={"width": width, "height": 900}, color_scheme=scheme
     ) as context:
         page = context.new_page()
+        page.set_default_timeout(PATIENCE)
         page.on("console", lambda m: m.type in ("error", "warning") and found.append(m.text))
         page.on("pageerror", lambda error: found.append(str(error)))
         # What is still under way when the next page is opened is aborted, and no fault.
@@ -195,6 +198,7 @@ def test_pages_of_every_kind_are_dark_without_a_fault(browser, url, pages, width
 def test_the_search_finds_lr_finder(browser, url, width):
     with browser.new_context(viewport={"width": width, "height": 900}) as context:
         page = context.new_page()
+        page.set_default_timeout(PATIENCE)
         page.goto(url)
         page.locator(".search-button__button:visible, .search-button:visible").first.click()
         page.keyboard.type("lr_finder")

@@ -25,7 +25,7 @@ from filelock import FileLock
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 CACHE = ROOT / "docs" / "_build" / "executed"
-CELL_TIMEOUT = 180  # seconds
+CELL_TIMEOUT = 600  # seconds; most cells take one
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 

@@ -303,7 +303,7 @@ class Child:
         """The lines up to and with `wanted`."""
         lines = []
         while wanted not in lines:
-            lines.append(self.lines.get(timeout=60))
+            lines.append(self.lines.get(timeout=300))
         return lines
 
     def ctrl_c(self):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 SCENARIOS = Path(__file__).with_name("scenarios.py")
 BIN = Path(sysconfig.get_path("scripts"))
-SECONDS = 240  # a run that takes longer hangs
+SECONDS = 900  # a run that takes longer hangs
 
 DATA = (
     *("in_memory", "ragged", "dataset", "dataset_with_worker", "weighted_sampler", "few_rows"),

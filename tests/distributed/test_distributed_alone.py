@@ -20,7 +20,7 @@ def run(code, **env):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
     )
     return done.returncode, done.stdout + done.stderr

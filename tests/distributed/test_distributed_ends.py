@@ -10,11 +10,11 @@ from runs import end, processes, start, torchrun
 
 pytest.importorskip("accelerate", reason="luzpy[distributed] is not installed")
 pytestmark = pytest.mark.slow
-SECONDS = 60
+SECONDS = 180
 
 
 def check_nothing_left(folder):
-    until = time.monotonic() + 5  # in which the system takes the dead away
+    until = time.monotonic() + 60  # in which the system takes the dead away
     while processes(folder) and time.monotonic() < until:
         time.sleep(0.05)
     assert processes(folder) == []

@@ -115,7 +115,7 @@ def test_killed_at_random_moments(tmp_path):
     script += f"found = k.soak(9, 60, 1, {names!r}); print(k.table(found)); "
     script += "print('faults', [t.faults for t in found.values()])"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "faults [[], [], []]" in done.stdout, done.stdout

@@ -61,7 +61,7 @@ def told_to_end(folder, hook, epoch=2, batch=2, workers=0, group=0):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
