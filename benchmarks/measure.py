@@ -24,8 +24,6 @@ ROOT = Path(__file__).parent.parent
 # Results agree bit for bit where the arithmetic is the same; Keras' optimizers and torch.compile
 # round otherwise.
 TOLERANCE = 1e-4
-# Peers are there for comparison, and slow: they run in fewer rounds.
-PEER_ROUNDS = 2
 
 
 @dataclass
@@ -71,7 +69,7 @@ def run_row(name: str, rounds: int) -> dict[str, Outcome]:
 def _schedule(row: Row, rounds: int) -> Iterator[str]:
     for round_number in range(min(rounds, row.most_rounds)):
         for contestant in row.contestants:
-            if round_number < PEER_ROUNDS or not contestant.startswith("peers."):
+            if round_number < row.peer_rounds or not contestant.startswith("peers."):
                 yield contestant
 
 

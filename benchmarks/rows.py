@@ -33,6 +33,7 @@ class Row:
         judged: Whether the work returns a trained model, whose loss is to be found.
         differ: Contestants whose result need not be that of `base`.
         most_rounds: More would take long and say little.
+        peer_rounds: In how many of them other packages take part.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Row:
     judged: bool = False
     differ: tuple[str, ...] = ()
     most_rounds: int = 100
+    peer_rounds: int = 2
 
     @property
     def contestants(self) -> tuple[str, ...]:
@@ -121,6 +123,7 @@ ROWS = {
         _peers(FINDERS),
         (("raw.hundred_steps", 1.05), *((name, 1.0) for name in _peers(FINDERS))),
         differ=_peers(FINDERS),
+        peer_rounds=100,  # they are nearly as fast
     ),
     "import": Row(
         "`import luzpy`",
