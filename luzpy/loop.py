@@ -58,9 +58,7 @@ def train(ctx: Context) -> None:
     step = _step(ctx, train_step, trained_parameters(ctx))
     with torch.enable_grad():
         for batch in _fetch(ctx, "data"):
-            ctx.batch = batch
-            ctx.iter += 1
-            _count_rows(ctx, "data")
+            _take(ctx, batch, "data")
             ctx.call("on_train_batch_begin")
             step()
             ctx.call("on_train_batch_end")
@@ -76,9 +74,7 @@ def validate(ctx: Context) -> None:
     name = "data" if ctx.train_data is None else "valid_data"  # as the user calls it
     with torch.no_grad():
         for batch in _fetch(ctx, name):
-            ctx.batch = batch
-            ctx.iter += 1
-            _count_rows(ctx, name)
+            _take(ctx, batch, name)
             ctx.call("on_valid_batch_begin")
             step()
             ctx.call("on_valid_batch_end")
@@ -92,9 +88,7 @@ def predict_batches(ctx: Context, function: Callable[[Any], Any]) -> Iterator[An
     with bound(ctx), torch.no_grad():
         ctx.call("on_predict_begin")
         for batch in _fetch(ctx, "newdata"):
-            ctx.batch = batch
-            ctx.iter += 1
-            _count_rows(ctx, "newdata")
+            _take(ctx, batch, "newdata")
             ctx.call("on_predict_batch_begin")
             with ctx.forward_context:
                 ctx.pred = function(ctx.input)
@@ -157,11 +151,11 @@ def _skip_epochs(ctx: Context) -> None:
         ctx.epoch = ctx.resume.epoch - 1
 
 
-def _skip_batches(ctx: Context, name: str, source: Iterator[Any]) -> int:
-    """Pass over the batches that a resumed run has done, put its state back; how many they are."""
+def _skip_batches(ctx: Context, name: str, source: Iterator[Any]) -> None:
+    """Pass over the batches that a resumed run has done, and put its state back."""
     resume = ctx.resume
     if resume is None:
-        return 0
+        return
     for done in range(resume.batches):
         if ctx.stop_request is not None:
             break
@@ -176,7 +170,6 @@ def _skip_batches(ctx: Context, name: str, source: Iterator[Any]) -> int:
     ctx.resume = None
     if ctx.stop_request is not None:
         raise ctx.stop_request
-    return resume.batches
 
 
 @contextmanager
@@ -261,13 +254,15 @@ def _loss(ctx: Context) -> torch.Tensor:
     return loss
 
 
-def _count_rows(ctx: Context, name: str) -> None:
+def _take(ctx: Context, batch: Any, name: str) -> None:
+    """The next batch is the run's current one."""
+    ctx.batch = batch
+    ctx.iter += 1
     first = ctx.input
-    if isinstance(first, torch.Tensor) and first.ndim:
-        rows = first.size(0)
+    if isinstance(first, _TENSOR) and first.ndim:
+        ctx.batch_size = rows = first.size(0)
     else:
-        rows = batch_rows(ctx.batch, first, ctx.target)
-    ctx.batch_size = rows
+        ctx.batch_size = rows = batch_rows(batch, first, ctx.target)
     if not rows:
         raise ValueError(f"`{name}` must give batches with rows, got one without any.")
 
@@ -277,14 +272,11 @@ def _fetch(ctx: Context, name: str) -> Iterator[Any]:
     data = cast("Iterable[Any]", ctx.data)
     move = None if ctx.device.type == "cpu" else ctx.accelerator.prepare_batch
     source = None
-    fetched = 0
     try:
         try:
             source = batches(data)
-            fetched = _skip_batches(ctx, name, source)
-            for batch in source:
-                fetched += 1
-                yield batch if move is None else move(batch)
+            _skip_batches(ctx, name, source)
+            yield from source if move is None else map(move, source)
         finally:
             del source  # ends worker processes
     except GeneratorExit:
@@ -297,8 +289,8 @@ def _fetch(ctx: Context, name: str) -> Iterator[Any]:
                 _safe_point(ctx, "train" if ctx.training else "valid")
             raise ctx.stop_request from err
         raise LuzError(
-            f"`{name}` failed to give batch {fetched + 1} of epoch {max(ctx.epoch, 1)}: "
+            f"`{name}` failed to give batch {ctx.iter + 1} of epoch {max(ctx.epoch, 1)}: "
             f"{type(err).__name__}: {err}"
         ) from err
-    if not fetched:
+    if not ctx.iter:
         raise ValueError(f"`{name}` must give at least one batch, got none.")
