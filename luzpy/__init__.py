@@ -1,6 +1,6 @@
 """luzpy: fit torch modules without a hand-written loop. A port of R's luz."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luzpy import callbacks, metrics, nn
 from luzpy._version import __version__
@@ -12,7 +12,7 @@ from luzpy.errors import LuzError, NoSuggestionError
 from luzpy.evaluation import Evaluation, evaluate
 from luzpy.files.loading import load
 from luzpy.files.saving import load_checkpoint, load_model_weights, save, save_model_weights
-from luzpy.finder import LRRecords, lr_finder
+from luzpy.finder import lr_finder
 from luzpy.fitted import FittedModule
 from luzpy.fitting import fit
 from luzpy.loader import as_dataloader
@@ -22,6 +22,9 @@ from luzpy.plotting import plot
 from luzpy.prediction import predict
 from luzpy.r_names import FROM_R as _FROM_R
 from luzpy.records import get_metrics
+
+if TYPE_CHECKING:
+    from luzpy.finder.lr_records import LRRecords
 
 __all__ = [
     "Accelerator",
@@ -59,6 +62,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "LRRecords":  # a kind of frame: pandas is imported when it is used
+        from luzpy.finder.lr_records import LRRecords
+
+        return LRRecords
     if name in _FROM_R:
         raise AttributeError(f"R's {name} is {_FROM_R[name]} in luzpy.")
     raise AttributeError(f"module 'luzpy' has no attribute {name!r}")

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
-import pandas as pd
 import torch
 from torch import nn
 
@@ -16,6 +15,8 @@ from luzpy.errors import LuzError
 from luzpy.records import Records, get_metrics, metrics_frame, new_records
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from luzpy.device import Accelerator
 
 Optimizers = dict[str, torch.optim.Optimizer]

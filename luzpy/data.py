@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, random_split
 
@@ -53,10 +53,8 @@ def map_tensors(function: Callable[[torch.Tensor], Any], structure: Any) -> Any:
 
 def is_in_memory(obj: object) -> bool:
     """Whether `obj` is data that `as_dataset` converts, rather than a `Dataset`."""
-    return (
-        isinstance(obj, (torch.Tensor, np.ndarray, pd.DataFrame, pd.Series, tuple, list, dict))
-        or _is_polars(obj)
-    )  # fmt: skip
+    known = (torch.Tensor, np.ndarray, tuple, list, dict)
+    return isinstance(obj, known) or _is_pandas(obj) or _is_polars(obj)
 
 
 def as_dataset(x: Any, *, name: str = "data") -> Dataset[Any]:
@@ -142,6 +140,11 @@ def _listed(items: Sequence[object]) -> str:
     return " and ".join(str(item) for item in items)
 
 
+def _is_pandas(obj: object) -> bool:
+    pandas = sys.modules.get("pandas")  # only who has a frame has imported it
+    return pandas is not None and isinstance(obj, (pandas.DataFrame, pandas.Series))
+
+
 def _is_polars(obj: object) -> bool:
     return type(obj).__module__.partition(".")[0] == "polars" and hasattr(obj, "to_numpy")
 
@@ -173,12 +176,8 @@ def _as_tensor(x: Any, name: str) -> torch.Tensor:
         array = cast("np.ndarray[Any, Any]", x)
         if np.ma.is_masked(array):
             array = cast("np.ndarray[Any, Any]", np.ma.filled(array.astype(np.float64), np.nan))
-    elif isinstance(x, pd.DataFrame):
-        array = _frame_array(list(zip(x.columns, x.dtypes, strict=True)), x, name)
-    elif isinstance(x, pd.Series):
-        series = cast("pd.Series[Any]", x)
-        column = name if series.name is None else series.name
-        array = _frame_array([(column, series.dtype)], series, name)
+    elif _is_pandas(x):
+        array = _pandas_array(x, name)
     elif _is_polars(x):
         array = _polars_array(x, name)
     else:
@@ -206,9 +205,12 @@ def _standard_dtype(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.int64)
 
 
-def _frame_array(
-    columns: list[tuple[Any, Any]], frame: pd.DataFrame | pd.Series[Any], name: str
-) -> np.ndarray[Any, Any]:
+def _pandas_array(frame: Any, name: str) -> np.ndarray[Any, Any]:
+    columns: list[tuple[Any, Any]]
+    if frame.ndim == 2:
+        columns = list(zip(frame.columns, frame.dtypes, strict=True))
+    else:
+        columns = [(name if frame.name is None else frame.name, frame.dtype)]
     kinds = {_kind(dtype) for _, dtype in columns}
     if not kinds:
         raise ValueError(f"`{name}` must have at least one column, got none.")
@@ -234,6 +236,8 @@ def _check_int64(values: np.ndarray[Any, Any], name: str) -> None:
 
 def _kind(dtype: Any) -> str:
     """NumPy's one-letter kind, for pandas' own dtypes also."""
+    import pandas as pd
+
     if isinstance(dtype, pd.CategoricalDtype):
         return "O"
     return str(getattr(dtype, "kind", "O"))

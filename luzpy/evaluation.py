@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
-import pandas as pd
 from torch import nn
 
 from luzpy.build import build_loss, build_optimizers
@@ -31,6 +30,8 @@ from luzpy.metrics.metric_set import MetricSet, as_metric_set
 from luzpy.records import Records, get_metrics, metrics_frame
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from luzpy.fitted import FittedModule
 
 EVALUATE_DEFAULTS: tuple[type[Callback], ...] = (Profile, Metrics, Progress)

@@ -6,7 +6,6 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import pandas as pd
 from torch import nn
 
 from luzpy.display import result_lines, time_lines
@@ -17,6 +16,7 @@ from luzpy.prediction import predict
 from luzpy.records import Records, get_metrics, metrics_frame
 
 if TYPE_CHECKING:
+    import pandas as pd
     from plotnine import ggplot
 
     from luzpy.module import LuzModule

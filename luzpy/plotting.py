@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
     from plotnine import ggplot
+
+    from luzpy.finder.lr_records import LRRecords
 
 
 @singledispatch
@@ -29,6 +32,14 @@ def plot(x: Any, **options: Any) -> ggplot:
     raise TypeError(
         f"`x` must be a FittedModule, LRRecords or a list of LRRecords, got {type(x).__name__}."
     )
+
+
+@plot.register(list)
+@plot.register(tuple)
+def _(x: Sequence[LRRecords], **options: Any) -> ggplot:
+    from luzpy.finder.plot import plot_several
+
+    return plot_several(x, **options)
 
 
 def plot_history(metrics: pd.DataFrame) -> ggplot:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import singledispatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 Records = dict[str, dict[str, list[Any]]]
 
@@ -21,6 +22,8 @@ def new_records() -> Records:
 
 def metrics_frame(records: Mapping[str, Mapping[str, list[Any]]]) -> pd.DataFrame:
     """One row per set, epoch and metric: columns set, metric, epoch (from 1), value."""
+    import pandas as pd
+
     rows = [
         (set_name, metric, epoch, value)
         for set_name, epochs in records["metrics"].items()

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -91,3 +93,16 @@ def test_what_a_callback_logs_is_kept():
 def test_what_has_no_metrics_is_refused(x):
     with pytest.raises(TypeError, match="`x` must be a FittedModule, an Evaluation or a Context"):
         luz.get_metrics(x)
+
+
+def test_pandas_is_imported_when_a_frame_is_made():
+    script = (
+        "import sys, torch, luzpy as luz; from torch import nn; "
+        "model = luz.setup(nn.Linear, nn.MSELoss(), torch.optim.SGD, luz.metrics.MAE()); "
+        "model = model.set_hparams(in_features=1, out_features=1).set_opt_hparams(lr=0.1); "
+        "x = torch.ones(64, 1); fitted = model.fit((x, x), 1, valid_data=0.5, verbose=False); "
+        "fitted.evaluate((x, x), verbose=False); fitted.predict(x, verbose=False); "
+        "print('pandas' in sys.modules); fitted.get_metrics(); print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr

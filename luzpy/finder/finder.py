@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -28,7 +27,6 @@ from luzpy.distributed.together import share_random_state
 from luzpy.errors import LuzError
 from luzpy.finder.arguments import allowed_callbacks, check_sweep, with_start_lr
 from luzpy.finder.ensemble import Ensemble, swap_parameters, why_apart
-from luzpy.finder.lr_records import LRRecords, curves_of
 from luzpy.finder.summary import disjoint
 from luzpy.finder.sweep import Curve, RecordLoss, StopRule, SweepLR, learning_rates
 from luzpy.fitting import prepare_data, prepare_fit
@@ -43,6 +41,7 @@ from luzpy.random_state import (
 )
 
 if TYPE_CHECKING:
+    from luzpy.finder.lr_records import LRRecords
     from luzpy.module import LuzModule
 
 ENDLESS = 2**62
@@ -134,7 +133,9 @@ def lr_finder(
                 bar=bar,
             )
             curves, interrupted = sweeps.run(runs, talk)
-    records = _records(rates, curves, interrupted, several=runs > 1)
+    from luzpy.finder.lr_records import curves_of, records_of  # pandas is imported when it is used
+
+    records = records_of(rates, curves, interrupted, several=runs > 1)
     if runs > 1 and place.is_main and disjoint(curves_of(records)):
         warnings.warn(
             "Two initial weights give ranges of learning rates that have none in common: the "
@@ -255,22 +256,6 @@ def _finite(ctx: Context) -> bool:
     """Whether the weights and the last prediction are."""
     tensors = [*ctx.model.parameters(), *tensors_in(ctx.pred)]
     return all(bool(tensor.isfinite().all()) for tensor in tensors)
-
-
-def _records(
-    rates: list[float], curves: list[Curve], interrupted: bool, *, several: bool
-) -> LRRecords:
-    frames: list[pd.DataFrame] = []
-    for run, curve in enumerate(curves, start=1):
-        n = len(curve.losses)
-        columns: dict[str, Any] = {"run": [run] * n} if several else {}
-        columns |= {"lr": rates[:n], "loss": curve.losses}
-        if curve.valid_losses is not None:
-            columns["valid_loss"] = curve.valid_losses
-        frames.append(pd.DataFrame(columns))
-    stopped = "interrupted" if interrupted else "completed"
-    stopped = next((curve.stopped for curve in curves if curve.stopped), stopped)
-    return LRRecords(pd.concat(frames, ignore_index=True), stopped=stopped)
 
 
 def _fixed_batches(model: LuzModule, loader: DataLoader[Any], count: int | None) -> Any:

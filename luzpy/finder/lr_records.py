@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from plotnine import ggplot
 
+    from luzpy.finder.sweep import Curve
+
 
 class LRRecords(pd.DataFrame):
     """A DataFrame with the columns `lr` and `loss`, one row a rung.
@@ -144,6 +146,37 @@ class LRRecords(pd.DataFrame):
             rows.append((method, float(lr), float(low), float(high)))
         rows.append(("range", nan, *median_range(curves_of(self))))
         return pd.DataFrame(rows, columns=["method", "lr", "low", "high"])
+
+
+@plot.register(LRRecords)
+def _(x: LRRecords, **options: Any) -> ggplot:
+    from luzpy.finder.plot import plot_records
+
+    return plot_records(x, **options)
+
+
+def records_of(
+    rates: list[float], curves: list[Curve], interrupted: bool, *, several: bool
+) -> LRRecords:
+    """What sweeps recorded, as one frame.
+
+    Args:
+        rates: The learning rate of each rung.
+        curves: The losses of each run, as far as it came.
+        interrupted: Whether the user ended the last one.
+        several: Whether to number the runs.
+    """
+    frames: list[pd.DataFrame] = []
+    for run, curve in enumerate(curves, start=1):
+        n = len(curve.losses)
+        columns: dict[str, Any] = {"run": [run] * n} if several else {}
+        columns |= {"lr": rates[:n], "loss": curve.losses}
+        if curve.valid_losses is not None:
+            columns["valid_loss"] = curve.valid_losses
+        frames.append(pd.DataFrame(columns))
+    stopped = "interrupted" if interrupted else "completed"
+    stopped = next((curve.stopped for curve in curves if curve.stopped), stopped)
+    return LRRecords(pd.concat(frames, ignore_index=True), stopped=stopped)
 
 
 def averaged(records: LRRecords, column: str, beta: float) -> pd.Series[float]:

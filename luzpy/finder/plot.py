@@ -18,7 +18,7 @@ from luzpy.finder.lr_records import (
     check_columns,
     curves_of,
 )
-from luzpy.plotting import luz_theme, plot
+from luzpy.plotting import luz_theme
 
 if TYPE_CHECKING:
     from plotnine import ggplot
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 VALID_COLOUR = "#e67e22"
 
 
-@plot.register(LRRecords)
 def plot_records(
     x: LRRecords, *, beta: float = 0.9, suggest: bool = False, log_x: bool = True
 ) -> ggplot:
@@ -84,8 +83,6 @@ def plot_records(
     return _marked(p, x) if suggest else p
 
 
-@plot.register(list)
-@plot.register(tuple)
 def plot_several(
     x: Sequence[LRRecords],
     *,
