@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -224,6 +225,24 @@ def _rebuild(structure: Any, columns: tuple[torch.Tensor, ...]) -> Any:
         return next(remaining)
 
     return collated(structure)
+
+
+def input_of(batch: Any) -> Any:
+    """The first part of a batch (the batch itself, if it has no parts)."""
+    if isinstance(batch, (list, tuple)):
+        return next(iter(cast("list[Any]", batch)), None)
+    if isinstance(batch, dict):
+        return next(iter(cast("dict[Any, Any]", batch).values()), None)
+    return batch
+
+
+def target_of(batch: Any) -> Any:
+    """The second part of a batch, or None."""
+    if isinstance(batch, dict):
+        batch = list(cast("dict[Any, Any]", batch).values())
+    if not isinstance(batch, (list, tuple)):
+        return None
+    return next(islice(cast("list[Any]", batch), 1, None), None)
 
 
 def batch_rows(batch: Any, input: Any, target: Any) -> int:

@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import nn
 
+from luzpy.batches import input_of, target_of
 from luzpy.callback import HOOKS, Callback, Hook, implemented_hook
 from luzpy.errors import LuzError
 from luzpy.records import Records, get_metrics, metrics_frame, new_records
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
     from luzpy.device import Accelerator
 
 Optimizers = dict[str, torch.optim.Optimizer]
-
-# Untyped, so that no `cast` is needed where every batch passes.
-_SEQUENCE: Any = (list, tuple)
-_MAPPING: Any = dict
+_LIST: Any = list  # untyped, so that no `cast` is needed where every batch passes
 
 
 class StopFit(Exception):
@@ -88,6 +86,8 @@ class Context:
         training: Whether the run is in its training part.
         batch: The current batch, on the device.
         batch_size: How many rows it has.
+        stands_in: Whether it only keeps this process in step with others that have one batch more:
+            no loss, metric, gradient or prediction of it counts.
         pred: The model's output for it.
         loss_fn: `loss_fn(pred, target)`.
         loss: Optimizer name → detached loss (a custom step may set a plain tensor).
@@ -131,6 +131,7 @@ class Context:
     training: bool = True
     batch: Any = None
     batch_size: int = 0
+    stands_in: bool = False
     pred: Any = None
     loss_fn: Callable[[Any, Any], torch.Tensor] | None = None
     loss: Any = attrs.field(factory=dict[str, Any])
@@ -183,11 +184,7 @@ class Context:
     def input(self) -> Any:
         """The first part of the batch (the batch itself, if it has no parts)."""
         batch = self.batch
-        if isinstance(batch, _SEQUENCE):
-            return batch[0] if batch else None
-        if isinstance(batch, _MAPPING):
-            return next(iter(batch.values()), None)
-        return batch
+        return batch[0] if type(batch) is _LIST and batch else input_of(batch)
 
     @input.setter
     def input(self, value: Any) -> None:
@@ -197,12 +194,7 @@ class Context:
     def target(self) -> Any:
         """The second part of the batch, or None."""
         batch = self.batch
-        if isinstance(batch, _SEQUENCE):
-            return batch[1] if len(batch) > 1 else None
-        if isinstance(batch, _MAPPING):
-            values = list(batch.values())
-            return values[1] if len(values) > 1 else None
-        return None
+        return batch[1] if type(batch) is _LIST and len(batch) > 1 else target_of(batch)
 
     @target.setter
     def target(self, value: Any) -> None:

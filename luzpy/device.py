@@ -103,6 +103,11 @@ class Accelerator:
         if engine is not None and launched_size() > 1:
             check_engine(engine)
             self.ranks = Launched(engine)
+            if self.ranks.spread and mixed_precision not in (None, engine.mixed_precision):
+                raise ValueError(
+                    "`mixed_precision` must be told to the launcher for FSDP, got "
+                    f"{mixed_precision!r}, and from the launcher {engine.mixed_precision!r}."
+                )
             # `accelerate launch --mixed_precision bf16`. The engine's own setting may be that of
             # another engine of the program: Accelerate has one state for all.
             if mixed_precision is None:

@@ -166,8 +166,7 @@ def prepare_fit(
     optimizers = build_optimizers(model, module, model.opt_hparams)
     check_accumulation(accelerator, module, optimizers)
     loss_fn = build_loss(model, module, accelerator.device)
-    own_step = hasattr(unwrapped(module), "step")
-    loader = train_shard(train_data, accelerator, own_step=own_step)
+    loader = train_shard(train_data, accelerator)
     return Context(
         verbose=verbose,
         accelerator=accelerator,

@@ -284,10 +284,11 @@ def _fetch(ctx: Context, name: str) -> Iterator[Any]:
     except (LuzError, StopFit):
         raise
     except Exception as err:
-        if ctx.stop_request is not None:  # Ctrl-C or SIGTERM has ended the worker processes, too
+        request = ctx.stop_request or ctx.stop_wanted
+        if request is not None:  # Ctrl-C or SIGTERM has ended the worker processes, too
             if ctx.iter and ctx.resume is None and getattr(data, "num_workers", 0):
                 _safe_point(ctx, "train" if ctx.training else "valid")
-            raise ctx.stop_request from err
+            raise request from err
         raise LuzError(
             f"`{name}` failed to give batch {ctx.iter + 1} of epoch {max(ctx.epoch, 1)}: "
             f"{type(err).__name__}: {err}"

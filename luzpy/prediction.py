@@ -86,7 +86,7 @@ def predict(
         predictions = [
             pred if type(pred) is torch.Tensor and pred.is_cpu else to_device(pred, CPU)
             for pred in predict_batches(ctx, function)
-            if ctx.batch_size
+            if not ctx.stands_in
         ]
     predictions = in_order(place.ranks, predictions)
     return joined(predictions) if stack else predictions

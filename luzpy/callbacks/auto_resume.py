@@ -113,7 +113,7 @@ class AutoResume(Callback):
             self._resume(ctx)
         elif ranks.is_main:
             _make_folder(self._file.parent)
-        if getattr(_loaders(ctx)["train"], "persistent_workers", False):
+        if ranks.is_main and getattr(_loaders(ctx)["train"], "persistent_workers", False):
             warnings.warn(
                 "AutoResume cannot restore the random state of `persistent_workers`: a run that "
                 "goes on sees other augmentation than one that was never stopped.",

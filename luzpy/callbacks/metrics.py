@@ -13,6 +13,7 @@ from luzpy.data import map_tensors
 from luzpy.device import to_device
 from luzpy.distributed.shared_metric import SharedMetric
 from luzpy.errors import LuzError
+from luzpy.loop import unwrapped
 from luzpy.metrics.base import Metric, keep_to_itself, named_values
 from luzpy.metrics.loss import LossAverage
 
@@ -105,7 +106,8 @@ class Metrics(Callback):
 
 
 def _copy_templates(ctx: Context, split: str) -> None:
-    metrics: list[Metric] = [LossAverage(), *copy.deepcopy(getattr(ctx.metric_set, split))]
+    loss = LossAverage(reused=hasattr(unwrapped(ctx.model), "step"))
+    metrics: list[Metric] = [loss, *copy.deepcopy(getattr(ctx.metric_set, split))]
     ranks = ctx.accelerator.ranks
     if ranks.size > 1:
         metrics = [SharedMetric(metric, ranks, ctx.device) for metric in metrics]
@@ -114,7 +116,7 @@ def _copy_templates(ctx: Context, split: str) -> None:
 
 def _update(ctx: Context, split: str) -> None:
     loss, *others = ctx.metrics[split]
-    if not ctx.batch_size:  # other processes still have batches
+    if ctx.stands_in:
         for metric in others:
             cast(SharedMetric, metric).skip()
         return

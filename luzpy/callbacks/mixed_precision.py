@@ -31,7 +31,8 @@ class MixedPrecision(Callback):
     `ctx.step_opt(optimizer)`. One that steps in a way of its own trains unscaled.
 
     Args:
-        dtype: `torch.float16` or `torch.bfloat16`, whatever the device.
+        dtype: `torch.float16` or `torch.bfloat16`, whatever the device; if None, that of the
+            accelerator's `mixed_precision`, where it has one.
         **grad_scaler_options: Arguments of `torch.amp.GradScaler`, such as `init_scale`;
             `enabled` is True for float16 only, unless given.
 
@@ -120,7 +121,8 @@ class MixedPrecision(Callback):
 
     def _autocast(self, ctx: Context) -> torch.dtype:
         on_cuda = ctx.device.type == "cuda"
-        dtype = self.dtype or (torch.float16 if on_cuda else torch.bfloat16)
+        by_device = torch.float16 if on_cuda else torch.bfloat16
+        dtype = self.dtype or ctx.accelerator.dtype or by_device
         ctx.forward_context = torch.autocast(ctx.device.type, dtype=dtype)
         return dtype
 

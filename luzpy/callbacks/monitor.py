@@ -58,7 +58,7 @@ class Monitor:
             )
 
     def value(self, ctx: Context) -> float:
-        """The quantity in this epoch.
+        """The quantity in this epoch; of several processes the main one's, for all decide alike.
 
         Raises:
             LuzError: If there is none of that name.
@@ -67,7 +67,7 @@ class Monitor:
         rows: dict[str, float] = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
         for name, value in rows.items():
             if name.lower() == self.metric:  # `ctx.log_metric` keeps names as they are given
-                return value
+                return ctx.accelerator.ranks.from_main(value)
         known = [f"{self.set}_{name}" for name in rows]
         raise LuzError(
             f"`monitor` must be one of {', '.join(map(repr, known))}, got {self.name!r}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from time import perf_counter
 from typing import Any, cast, final
 
 import torch
@@ -13,11 +14,14 @@ from luzpy.callback import Callback
 from luzpy.context import Context, StopFit
 from luzpy.distributed.ranks import Ranks
 from luzpy.distributed.sharding import ShardedLoader
+from luzpy.errors import LuzError
 from luzpy.loop import trained_parameters, unwrapped
 from luzpy.random_state import seed_all
 
-# How many batches may pass before all ranks know that one of them was told to stop.
+# How many batches may pass before all ranks know that one of them was told to stop: fewer where
+# they take longer than this many seconds together, for a launcher does not wait for long.
 AGREE_EVERY = 10
+AGREE_SECONDS = 1.0
 
 
 @final
@@ -43,8 +47,9 @@ class Gradients(Callback):
         """Take over the backward pass."""
         parallel = isinstance(ctx.model, nn.parallel.DistributedDataParallel)
         self._wrapped = parallel or self.ranks.spread
-        self._averaged = False
+        self._averaged = self._scaled = False
         self._sync: AbstractContextManager[Any] | None = None
+        self._agree_every, self._passed, self._since = 1, 0, perf_counter()
         self._backward: Callable[[torch.Tensor], Any] = ctx.backward
         self._loader = cast(ShardedLoader, ctx.train_data)
         wrapped = ctx.model.parameters() if self._wrapped else ()
@@ -73,9 +78,9 @@ class Gradients(Callback):
         if ctx.step_begins:
             # A mean over a step's rows, if all its batches are as long as the first.
             ctx.buffers["rows_expected"] = self.accumulate * loader.group_rows
-        self._factor = ctx.buffers["rows_expected"] / ctx.buffers["rows_of_step"]
-        self._weight = loader.rows * self.ranks.size / ctx.buffers["rows_expected"]
-        self._averaged = False
+        self._gradient_scale = ctx.buffers["rows_expected"] / ctx.buffers["rows_of_step"]
+        self._loss_scale = loader.rows * self.ranks.size / ctx.buffers["rows_expected"]
+        self._averaged = self._scaled = False
         if self._wrapped and not ctx.step_ends:
             self._sync = self.ranks.unsynchronized(ctx.model)
             self._sync.__enter__()
@@ -85,10 +90,10 @@ class Gradients(Callback):
         if self.ranks.size > 1:
             self._averaged = False  # also if a step was skipped
             self._average(trained_parameters(ctx))
-        if self._factor != 1:
+        if self._gradient_scale != 1:
             for parameter in trained_parameters(ctx):
                 if parameter.grad is not None:
-                    parameter.grad.mul_(self._factor)
+                    parameter.grad.mul_(self._gradient_scale)
 
     def on_train_batch_end(self, ctx: Context) -> None:
         """Synchronize again."""
@@ -102,18 +107,29 @@ class Gradients(Callback):
             _load_buffers_from_main(self.ranks, unwrapped(ctx.model))
 
     def _weighted_backward(self, loss: torch.Tensor) -> None:
-        if self._weight != 1:
+        self._scaled = True
+        if self._loss_scale != 1:
             with torch.enable_grad():
-                loss = loss * self._weight
+                loss = loss * self._loss_scale
         self._backward(loss)
 
-    def _before_own_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _before_own_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """A module's own step may call the hook above, or not."""
-        groups = optimizer.param_groups
-        self._average(parameter for group in groups for parameter in group["params"])
+        if any(argument is not None for argument in (*args[1:], *kwargs.values())):
+            raise LuzError(
+                "`step` must call the optimizer's `step()` without a closure in a distributed run: "
+                "each process would evaluate it as often as its own rows ask for."
+            )
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        by_itself = not self._averaged and not self._scaled  # it called `loss.backward()`
+        if by_itself and self._loss_scale != 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self._loss_scale)
+        self._average(parameters)
 
     def _after_step(self, *_: Any) -> None:
-        self._averaged = False
+        self._averaged = self._scaled = False
 
     def _average(self, parameters: Iterable[nn.Parameter]) -> None:
         if self._averaged:
@@ -125,9 +141,14 @@ class Gradients(Callback):
 
     def _agree(self, ctx: Context, part: str) -> None:
         """Stop all ranks if one was told to, at the same place."""
-        if part == "fit" or (part != "epoch" and ctx.iter % AGREE_EVERY):
+        self._passed += part != "fit"
+        if part == "fit" or (part != "epoch" and self._passed < self._agree_every):
             return
-        told = [request for request in self.ranks.gather(_packed(ctx.stop_wanted)) if request]
+        seconds = (perf_counter() - self._since) / self._passed
+        requests, paces = zip(*self.ranks.gather((_packed(ctx.stop_wanted), seconds)), strict=True)
+        self._passed, self._since = 0, perf_counter()
+        self._agree_every = max(1, min(AGREE_EVERY, int(AGREE_SECONDS / max(paces))))
+        told = [request for request in requests if request]
         if told:
             _load_buffers_from_main(self.ranks, unwrapped(ctx.model))
             ctx.stop_request = _unpacked(told[0])

@@ -144,8 +144,7 @@ class Launched(Ranks):
 
     def share_weights(self, model: nn.Module) -> None:
         """Load the main rank's state."""
-        state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-        model.load_state_dict(self.from_main(state if self.is_main else None))
+        model.load_state_dict(self.from_main(model.state_dict() if self.is_main else None))
 
     def gather(self, obj: Any) -> list[Any]:
         """Every rank's `obj`."""
@@ -168,7 +167,7 @@ class Launched(Ranks):
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """The mean over ranks."""
-        return self.engine.reduce(tensor, reduction="mean")
+        return self.engine.reduce(tensor.to(self.engine.device), reduction="mean")
 
     def all_come(self) -> bool:
         """Whether all of them are here."""
@@ -198,7 +197,7 @@ def _as_bytes(obj: Any) -> bytes:
 
 def _from_bytes(packed: Any) -> Any:
     # What comes from the other processes of the run is the user's own.
-    return torch.load(io.BytesIO(packed), weights_only=False)
+    return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
 
 
 def launched_size() -> int:
@@ -265,9 +264,9 @@ def require_launch_is_meant() -> None:
     size = launched_size()
     if size > 1:
         raise LuzError(
-            f"This is one of {size} processes, each of which would train the whole model: pass "
-            "accelerator=luz.Accelerator(distributed=True) to train it together, or "
-            "distributed=False if each is to train on its own."
+            f"This is one of {size} processes, each of which would do all of the work: pass "
+            "accelerator=luz.Accelerator(distributed=True) to share it, or distributed=False if "
+            "each is to work on its own."
         )
 
 

@@ -9,9 +9,14 @@ from typing import Any, cast, final
 
 import attrs
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    default_collate,  # pyright: ignore[reportUnknownVariableType]  (torch's takes any list)
+)
 
-from luzpy.batches import batch_rows, batches, gathers
+from luzpy.batches import batch_rows, batches, gathers, input_of, target_of
 from luzpy.data import length_of
 from luzpy.distributed.ranks import Ranks
 
@@ -82,6 +87,11 @@ class ShardedLoader:
                 f"{length_of(loader)} in all."
             )
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # not yet set
+            raise AttributeError(name)
+        return getattr(self.loader, name)  # the dataset, the sampler: what callbacks look at
+
     def __len__(self) -> int:
         return n_groups(len(self.loader), self.ranks.size, whole=self.whole_groups)
 
@@ -145,8 +155,12 @@ class ShardedLoader:
     def _of_own_rows(self) -> Iterator[Part]:
         """The batches of the rows that are this rank's: no rank reads another's."""
         sampler = _RowsOfRank(self)
+        collates_all = cast(Any, self.loader).collate_fn is default_collate
         for batch in _with_batch_sampler(self.loader, sampler):
             rows, group_rows = sampler.sizes.popleft()
+            if not collates_all:  # a user's function may drop rows, or put their parts together
+                everyones = self.ranks.gather(_rows(batch) if rows else 0)
+                rows, group_rows = everyones[self.ranks.rank], sum(everyones)
             yield Part(batch, rows, group_rows)
 
     def is_left_out(self, group: list[Any]) -> bool:
@@ -213,7 +227,7 @@ def _part(group: list[Any], rows: list[int], rank: int) -> Part:
 
 
 def _rows(batch: Any) -> int:
-    return batch_rows(batch, None, None)
+    return batch_rows(batch, input_of(batch), target_of(batch))
 
 
 def _with_batch_sampler(loader: Any, sampler: Any) -> DataLoader[Any]:

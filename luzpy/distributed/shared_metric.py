@@ -9,7 +9,8 @@ import torch
 
 from luzpy.device import to_device
 from luzpy.distributed.ranks import Ranks
-from luzpy.metrics.base import Metric, keep_to_itself
+from luzpy.metrics.base import Metric, TorchMetric, keep_to_itself
+from luzpy.plain import unplain
 
 CPU = torch.device("cpu")
 
@@ -33,16 +34,14 @@ class SharedMetric(Metric):
         self.ranks = ranks
         self.device = device
         self.abbrev: str = metric.abbrev
+        if isinstance(metric, TorchMetric):  # its states are gathered where they are
+            metric.to(device)
         self._merges = type(metric).merge is not Metric.merge
         self._gathers = not self._merges and not metric.gathers_itself
-        self._accumulated: set[str] = set()
 
     def reset(self) -> None:
         """Forget all batches."""
-        before = dict(vars(self.metric))
         self.metric.reset()
-        now = vars(self.metric).items()
-        self._accumulated = {name for name, item in now if before.get(name) is not item}
 
     def update(self, preds: Any, target: Any) -> None:
         """Take in a batch."""
@@ -66,7 +65,7 @@ class SharedMetric(Metric):
         states = self.ranks.gather(self._own_state())
         copies = [copy.deepcopy(self.metric) for _ in states]
         for own, state in zip(copies, states, strict=True):
-            own.load_state_dict(state)
+            own.load_state_dict(unplain(state))
         copies[0].merge(copies[1:])
         keep_to_itself(copies[0])
         return copies[0].compute()
@@ -80,12 +79,12 @@ class SharedMetric(Metric):
         self.metric.load_state_dict(state)
 
     def _own_state(self) -> dict[str, Any]:
-        """All that was accumulated, also what a checkpoint cannot keep, such as a set."""
+        """All that was accumulated, also what a checkpoint cannot keep, such as an object."""
         state: dict[str, Any] = to_device(self.metric.state_dict(), CPU)
-        if type(self.metric).state_dict is Metric.state_dict:
-            lost = self._accumulated - state.keys()
-            state |= {name: vars(self.metric)[name] for name in lost}
-        return state
+        if type(self.metric).state_dict is not Metric.state_dict:
+            return state
+        own = vars(self.metric).items()
+        return state | {n: item for n, item in own if n not in state and not callable(item)}
 
     def _take_in(self, own: Any) -> None:
         for batch in self.ranks.gather(to_device(own, CPU)):

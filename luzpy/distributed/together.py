@@ -13,9 +13,9 @@ from luzpy.callbacks.mixed_precision import MixedPrecision
 from luzpy.context import Optimizers
 from luzpy.device import Accelerator
 from luzpy.distributed.gradients import Gradients
-from luzpy.distributed.rank_rows import RankRows
 from luzpy.distributed.ranks import Ranks
 from luzpy.distributed.sharding import ShardedLoader
+from luzpy.distributed.stand_ins import StandIns
 from luzpy.loop import unwrapped
 from luzpy.random_state import RandomState
 
@@ -50,7 +50,7 @@ def together(module: nn.Module, optimizers: Optimizers, ranks: Ranks) -> nn.Modu
     return module
 
 
-def train_shard(loader: DataLoader[Any], accelerator: Accelerator, *, own_step: bool) -> Any:
+def train_shard(loader: DataLoader[Any], accelerator: Accelerator) -> Any:
     """This process's batches for training; the loader itself where there is nothing to share."""
     if accelerator.ranks.size == 1 and accelerator.accumulate == 1:
         return loader
@@ -58,7 +58,7 @@ def train_shard(loader: DataLoader[Any], accelerator: Accelerator, *, own_step: 
         loader,
         accelerator.ranks,
         accumulate=accelerator.accumulate,
-        whole_groups=accelerator.ranks.size > 1 and (loader.drop_last or own_step),
+        whole_groups=accelerator.ranks.size > 1 and loader.drop_last,
         name="data",
     )
 
@@ -80,7 +80,7 @@ def with_engine_callbacks(
     """
     engine: list[Callback] = []
     if accelerator.ranks.size > 1:
-        engine.append(RankRows())
+        engine.append(StandIns())
     if training and (accelerator.ranks.size > 1 or accelerator.accumulate > 1):
         engine.append(Gradients(accelerator.ranks, accelerator.accumulate))
     given = next((c for c in callbacks if isinstance(c, MixedPrecision)), None)

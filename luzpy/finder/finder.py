@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -225,6 +226,8 @@ class _Sweeps:
         sweep = SweepLR(self.rates, self.opt_name)
         record = RecordLoss(sweep, self.rule, self.valid_data, self.bar, ensemble)
         ctx.callbacks = [*ctx.callbacks, sweep, record]
+        if ctx.accelerator.ranks.size > 1 and ctx.loss_fn is not None:
+            ctx.loss_fn = _nan_where_it_raises(ctx.loss_fn)
         self.restart()
         try:
             run_fit(ctx)
@@ -253,9 +256,31 @@ def _steps_of_epoch(loader: DataLoader[Any], place: Accelerator) -> int | None:
 
 
 def _finite(ctx: Context) -> bool:
-    """Whether the weights and the last prediction are."""
-    tensors = [*ctx.model.parameters(), *tensors_in(ctx.pred)]
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+    """Whether the weights, of which a rank may have a part only, and the last prediction are."""
+    tensors: list[Any] = [*ctx.model.parameters(), *tensors_in(ctx.pred)]
+    own = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
+    return all(bool(tensor.isfinite().all()) for tensor in own)
+
+
+def _nan_where_it_raises(
+    loss_fn: Callable[[Any, Any], torch.Tensor],
+) -> Callable[[Any, Any], torch.Tensor]:
+    """The loss; NaN where it raises for a prediction that is not finite.
+
+    The model may have diverged on the rows of one rank first: the others wait for its gradients,
+    and all of them read of its loss.
+    """
+
+    def loss(pred: Any, target: Any) -> torch.Tensor:
+        try:
+            return loss_fn(pred, target)
+        except Exception:
+            parts = [part for part in tensors_in(pred) if part.is_floating_point()]
+            if all(bool(part.isfinite().all()) for part in parts):
+                raise
+            return math.nan * torch.stack([part.sum() for part in parts]).sum()
+
+    return loss
 
 
 def _fixed_batches(model: LuzModule, loader: DataLoader[Any], count: int | None) -> Any:

@@ -308,14 +308,18 @@ class Curve:
     stopped: str | None
 
 
+_OF_A_BATCH = ("data", "valid_data", "iter", "batch", "batch_size", "stands_in", "pred", "loss")
+
+
 def _validation_loss(ctx: Context, valid_data: Any) -> torch.Tensor:
     """The mean loss over samples of `valid_data`; the training goes on as if nothing had been."""
-    kept = (ctx.data, ctx.valid_data, ctx.iter, ctx.batch, ctx.batch_size, ctx.pred, ctx.loss)
+    kept = {name: getattr(ctx, name) for name in _OF_A_BATCH}
     ctx.valid_data = valid_data
     ctx.buffers.pop("valid_loss", None)
     with preserved_random_state(), in_eval_mode(ctx.model):
         validate(ctx)
     total, rows = ctx.buffers.pop("valid_loss")
-    ctx.data, ctx.valid_data, ctx.iter, ctx.batch, ctx.batch_size, ctx.pred, ctx.loss = kept
+    for name, value in kept.items():
+        setattr(ctx, name, value)
     ctx.training = True
     return total / rows

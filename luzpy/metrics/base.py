@@ -154,8 +154,12 @@ class TorchMetric(Metric):
     def update(self, preds: Any, target: Any) -> None:
         """Hand the batch on, moving the metric to its device first."""
         if isinstance(preds, torch.Tensor) and preds.device != self._device():
-            self.metric.to(preds.device)
+            self.to(preds.device)
         self.metric.update(preds, target)
+
+    def to(self, device: torch.device) -> None:
+        """Move it, with what it has accumulated."""
+        self.metric.to(device)
 
     def compute(self) -> Any:
         """What torchmetrics computes."""
@@ -199,12 +203,22 @@ def keep_to_itself(metric: Metric) -> None:
     """Let the metrics of torchmetrics that `metric` holds not reach out to other processes."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    for held in vars(metric).values():
-        if isinstance(held, Metric):
-            keep_to_itself(held)
-        elif _is_torchmetric(held):
-            for part in held.modules():
-                part.distributed_available_fn = _alone
+    _keep_to_itself(vars(metric))
+
+
+def _keep_to_itself(held: Any) -> None:
+    """The metrics in a nest of containers."""
+    if isinstance(held, Metric):
+        held = vars(held)
+    if isinstance(held, Mapping):
+        held = list(cast("Mapping[Any, Any]", held).values())
+    if isinstance(held, (list, tuple)):
+        for item in cast("list[Any]", held):
+            _keep_to_itself(item)
+    elif isinstance(held, torch.nn.Module):
+        for part in held.modules():
+            if _is_torchmetric(part):
+                cast(Any, part).distributed_available_fn = _alone
 
 
 def _alone() -> bool:

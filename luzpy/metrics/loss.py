@@ -20,11 +20,16 @@ class LossAverage(Metric):
 
     Batches are weighted by their rows (R luz weighs every batch alike, which a ragged last batch
     makes wrong). Sums are kept on the device, in double precision where it has it.
+
+    Args:
+        reused: Whether a loss may be overwritten by a later batch's: a step of the user's own may
+            keep them all in one tensor.
     """
 
     abbrev = "Loss"
 
-    def __init__(self) -> None:
+    def __init__(self, *, reused: bool = False) -> None:
+        self.reused = reused
         self.reset()
 
     def reset(self) -> None:
@@ -50,7 +55,7 @@ class LossAverage(Metric):
             recent = self.recent.get(name)
             if recent is None:
                 recent, self.recent_rows[name] = self.recent.setdefault(name, []), []
-            recent.append(loss)
+            recent.append(loss.clone() if self.reused else loss)
             self.recent_rows[name].append(target)
             if len(recent) == LOSSES_AT_ONCE:
                 self.totals[name] = self._total(name)

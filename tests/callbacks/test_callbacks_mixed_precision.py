@@ -282,6 +282,17 @@ def test_evaluate_and_predict_are_under_autocast():
     assert torch.equal(predicted, pred.float())
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_without_a_dtype_it_is_the_accelerators(precision):
+    place = luz.Accelerator(cpu=True, mixed_precision=precision)
+    found = []
+    look = luz.Callback.from_functions(
+        on_train_batch_after_pred=lambda ctx: found.append(ctx.pred.dtype)
+    )
+    single().fit(data(), 1, [MixedPrecision(), look], accelerator=place, verbose=False)
+    assert set(found) == {place.dtype}
+
+
 class FollowsTheProtocol(TwoOptimizers):
     """One backward pass, then both optimizers step."""
 

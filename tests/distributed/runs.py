@@ -5,23 +5,26 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from contextlib import suppress
 from pathlib import Path
 
 SCENARIOS = Path(__file__).with_name("scenarios.py")
 BIN = Path(sysconfig.get_path("scripts"))
 SECONDS = 900  # a run that takes longer hangs
+PATIENCE = 60  # seconds in which the system takes the dead away
 
 DATA = (
     *("in_memory", "ragged", "dataset", "dataset_with_worker", "weighted_sampler", "few_rows"),
     *("own_batch_sampler", "own_loader", "shuffled_loader", "iterable", "iterable_drop_last"),
-    *("in_batches_already", "dict_batches"),
+    *("in_batches_already", "dict_batches", "parts_of_other_lengths", "collated_by_hand"),
 )
 STEPS = (
     *("accumulated", "large_batch", "accumulated_and_clipped", "clipped", "accumulated_own_loss"),
 )
 MODELS = (
     *("own_loss", "own_step", "two_optimizers", "two_dtypes", "frozen", "unfrozen", "stranger"),
+    *("loss_over_rows", "extra_state"),
 )
 METRICS = (
     *("binary_metrics", "one_class_a_rank", "class_metrics", "class_metrics_of_few"),
@@ -30,9 +33,11 @@ METRICS = (
 FINDER = (
     *("finder_plain", "finder_one_epoch", "finder_ragged", "finder_validated", "finder_iterable"),
     *("finder_several_runs", "finder_accumulated", "finder_one_rank_diverges", "finder_diverges"),
-    "finder_loss_raises",
+    *("finder_loss_raises", "finder_loss_raises_on_one_rank"),
 )
-CALLBACKS = ("resumed_from_checkpoint", "schedules", "stopped_early")
+CALLBACKS = (
+    *("resumed_from_checkpoint", "schedules", "stopped_early", "stopped_by_a_number_of_each_rank"),
+)
 PRECISION = (
     *("bfloat16", "bfloat16_by_callback", "bfloat16_twice", "float16_clipped", "two_precisions"),
     "float16_skipped_step",
@@ -41,7 +46,7 @@ OTHERS = (
     *("seedless", "accumulation_refused", "dropout", "batch_norm", "batch_norm_own_loss"),
     *("sync_batch_norm", "main_rank_alone", "printed", "no_checkpoint", "one_rank_interrupted"),
     *("one_rank_interrupted_in_finder", "finder_leaves_no_trace", "refused", "engines_refused"),
-    *("each_alone", "goes_on", "unbroken", "unused_parameter", "spread"),
+    *("each_alone", "goes_on", "unbroken", "unused_parameter", "spread", "closure_refused"),
 )
 ALL = (*DATA, *STEPS, *MODELS, *METRICS, *FINDER, *CALLBACKS, *PRECISION, *OTHERS)
 RUNS = {
@@ -50,8 +55,9 @@ RUNS = {
     "three": (
         *("in_memory", "ragged", "dataset", "iterable", "few_rows", "weighted_sampler", "goes_on"),
         *("accumulated", "two_optimizers", "stranger", "binary_metrics", "class_metrics_of_few"),
+        *("own_step", "loss_over_rows", "collated_by_hand", "parts_of_other_lengths"),
         *("seedless", "stopped_early", "finder_plain", "finder_ragged", "dropout"),
-        *("finder_one_rank_diverges", "one_rank_interrupted"),
+        *("finder_one_rank_diverges", "finder_loss_raises_on_one_rank", "one_rank_interrupted"),
     ),
     "spread": ("spread", "spread_refused"),
     "bfloat16": ("launchers_precision",),
@@ -95,9 +101,14 @@ def start(launcher, folder, names):
 
 
 def end(process, folder, seconds=SECONDS):
-    """The status of a launcher that ends in time; whatever is left of its run is killed."""
+    """The status of a launcher that ends in time, and with it, all processes of its run."""
     try:
-        return process.wait(seconds)
+        status = process.wait(seconds)
+        until = time.monotonic() + PATIENCE
+        while processes(folder) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert processes(folder) == [], (folder / "said").read_text()[-5000:]
+        return status
     finally:
         for left in processes(folder):
             with suppress(ProcessLookupError):

@@ -14,9 +14,11 @@ import shutil
 import signal
 import sys
 import traceback
+import unittest.mock
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
@@ -92,7 +94,8 @@ def options(drop_last=True, **more):
 
 
 def weights(fitted):
-    return torch.cat([p.detach().flatten().double() for p in fitted.model.state_dict().values()])
+    tensors = filter(torch.is_tensor, fitted.model.state_dict().values())
+    return torch.cat([p.detach().flatten().double() for p in tensors])
 
 
 def values(fitted):
@@ -202,6 +205,34 @@ def in_batches_already():
     return found(fit(DataLoader(pairs, batch_size=None)))
 
 
+def parts_of_other_lengths():
+    """The first tensor in a batch does not have its rows."""
+    x, y = rows(8 * ROWS - 5)
+    parts = zip(x.split(B), y.split(B), strict=True)
+    pairs = [({"edges": torch.zeros(2, 7), "x": part}, target) for part, target in parts]
+
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, batch):
+            return self.net(batch["x"])
+
+    return found(fit(DataLoader(pairs, batch_size=None), setup(Graph)))
+
+
+def without_bad_rows(items):
+    """A user's `collate_fn`."""
+    kept = [item for item in items if item[1] > -1] or items[:1]
+    return torch.stack([x for x, _ in kept]), torch.stack([y for _, y in kept])
+
+
+def collated_by_hand():
+    loader = DataLoader(Rows(), B, collate_fn=without_bad_rows)
+    return found(fit(loader, valid=loader))
+
+
 def dict_batches():
     x, y = rows()
     return found(fit({"x": x, "y": y}, valid=0.2, loader=options(drop_last=False)))
@@ -219,14 +250,10 @@ def seedless():
     note = luz.Callback.from_functions(on_train_batch_begin=lambda ctx: seen.append(ctx.target))
     x, _ = rows(96)
     model = luz.setup(net, nn.MSELoss(), torch.optim.SGD).set_opt_hparams(lr=0.01)
-    first = []
-    note_weights = luz.Callback.from_functions(
-        on_fit_begin=lambda ctx: first.append(ctx.model.state_dict().copy())
-    )
     fitted = model.fit(
         (x, torch.arange(96.0).reshape(-1, 1)),
         1,
-        [note, note_weights],
+        note,
         0.25,
         place(),
         verbose=False,
@@ -395,12 +422,60 @@ def own_loss():
 
 def own_step():
     model = luz.setup(OwnStep, optimizer=torch.optim.SGD, seed=1).set_opt_hparams(lr=0.1)
-    return found(fit(rows(), model, valid=0.2, loader=options()))
+    return found(fit(rows(), model, valid=0.2, loader=options(drop_last=False)))
 
 
 def two_optimizers():
     model = luz.setup(Gan, seed=1).set_opt_hparams(lr=0.05)
     return found(fit(rows(), model, valid=0.2, loader=options(drop_last=False)))
+
+
+class OverRows(OwnLoss):
+    """A loss that counts its rows itself."""
+
+    def loss(self, input, target):
+        assert len(target) == self.ctx.batch_size
+        return (input - target).square().sum() / self.ctx.batch_size
+
+
+def loss_over_rows():
+    model = luz.setup(OverRows, optimizer=torch.optim.SGD, seed=1).set_opt_hparams(lr=0.1)
+    return found(fit(rows(), model, valid=0.2, loader=options(drop_last=False)))
+
+
+class WithExtraState(OwnLoss):
+    def get_extra_state(self):
+        return {"kind": "of a user's own", "sizes": [1, 2]}
+
+    def set_extra_state(self, state):
+        assert state["sizes"] == [1, 2]
+
+
+def extra_state():
+    model = luz.setup(WithExtraState, optimizer=torch.optim.SGD, seed=1).set_opt_hparams(lr=0.1)
+    return found(fit(rows(), model, 1, loader=options()))
+
+
+class Searching(OwnLoss):
+    """An optimizer that evaluates the loss as often as it likes."""
+
+    def step(self):
+        def closure():
+            optimizer.zero_grad()
+            loss = self.loss(self(self.ctx.input), self.ctx.target)
+            loss.backward()
+            return loss
+
+        optimizer = self.ctx.optimizers["opt"]
+        self.ctx.loss = optimizer.step(closure).detach()
+
+
+def closure_refused():
+    model = luz.setup(Searching, optimizer=torch.optim.LBFGS, seed=1).set_opt_hparams(lr=0.1)
+    try:
+        return {"said": "", "stopped": fit(rows(), model, 1, loader=options()).stopped}
+    except luz.LuzError as err:
+        return {"said": str(err)}
 
 
 def two_dtypes():
@@ -452,10 +527,7 @@ def batch_norm():
     def normed():
         return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
 
-    fitted = fit(rows(), setup(normed), 1, loader=options())
-    own = luz.setup(OwnLoss, optimizer=torch.optim.SGD, seed=1).set_opt_hparams(lr=0.1)
-    own_fitted = fit(rows(), own, 1, loader=options())
-    return found(fitted, own_loss=weights(own_fitted))
+    return found(fit(rows(), setup(normed), 1, loader=options()))
 
 
 def batch_norm_own_loss():
@@ -510,25 +582,50 @@ class Largest(luz.metrics.Metric):
 
 
 class Distinct(luz.metrics.Metric):
-    """With `merge`, and something that is not a tensor or a plain value."""
+    """With `merge`, and things that are neither tensors nor plain values."""
 
     abbrev = "Distinct"
 
+    def __init__(self):
+        self.bag = Bag()
+
     def reset(self):
-        self.seen = set()
-        self.rows = 0
+        self.bag.clear()
+        vars(self).pop("rows", None)
+        self.longest = None
+        self.squares = np.zeros(2)
 
     def update(self, preds, target):
-        self.seen |= set(preds.flatten().tolist())
-        self.rows += len(target)
+        for value in preds.flatten().tolist():
+            self.bag.add(value)
+        self.rows = getattr(self, "rows", 0) + len(target)
+        self.longest = max(self.longest or 0, len(target))
+        self.squares += [float(preds.square().sum()), len(target)]
 
     def merge(self, others):
         for other in others:
-            self.seen |= other.seen
-            self.rows += other.rows
+            if hasattr(other, "rows"):  # it has seen a batch
+                self.bag.values |= other.bag.values
+                self.rows = getattr(self, "rows", 0) + other.rows
+                self.longest = max(self.longest or 0, other.longest)
+                self.squares += other.squares
 
     def compute(self):
-        return {"seen": len(self.seen), "rows": self.rows}
+        total, n = self.squares
+        return {"seen": len(self.bag.values), "rows": self.rows, "square": total / n}
+
+
+class Bag:
+    """Something of a user's own, emptied in place."""
+
+    def __init__(self):
+        self.values = set()
+
+    def add(self, value):
+        self.values.add(value)
+
+    def clear(self):
+        self.values.clear()
 
 
 class Within(luz.metrics.Metric):
@@ -539,16 +636,16 @@ class Within(luz.metrics.Metric):
     def __init__(self):
         import torchmetrics  # which takes long: only where it is needed
 
-        self.total = torchmetrics.SumMetric()
+        self.parts = [torchmetrics.SumMetric()]
 
     def reset(self):
-        self.total.reset()
+        self.parts[0].reset()
 
     def update(self, preds, target):
-        self.total.update(target.float())
+        self.parts[0].update(target.float())
 
     def compute(self):
-        return self.total.compute()
+        return self.parts[0].compute()
 
 
 def absolute(preds, target):
@@ -735,6 +832,16 @@ def schedules():
     return found(fit(rows(), None, 4, callbacks=callbacks, valid=0.2, loader=options()), lr=rates)
 
 
+def stopped_by_a_number_of_each_rank():
+    """One of which says that it grows better, and all others that it grows worse."""
+    own = luz.Callback.from_functions(
+        on_train_end=lambda ctx: ctx.log_metric("gap", ctx.epoch if RANK else -ctx.epoch)
+    )
+    stop = luz.callbacks.EarlyStopping("train_gap")
+    fitted = fit(rows(), None, 4, callbacks=[own, stop], loader=options())
+    return {"weights": weights(fitted), "stopped": fitted.stopped}
+
+
 def stopped_early():
     callbacks = [
         luz.callbacks.EarlyStopping(min_delta=0.05),
@@ -875,6 +982,19 @@ def finder_loss_raises():
 
     model = setup(lambda: nn.Linear(3, 1), loss)
     return finder(rows(), model, steps=60, start_lr=10.0, end_lr=1e6)
+
+
+def finder_loss_raises_on_one_rank():
+    """A value among the last rank's rows of the seventh rung that the loss cannot bear."""
+
+    def loss(preds, target):
+        if not preds.isfinite().all():
+            raise RuntimeError("no numbers")
+        return (preds - target).square().mean()
+
+    data = Rows()
+    data.x[6 * ROWS + ROWS - 1] = float("inf")
+    return finder(DataLoader(data, B), setup(loss=loss))
 
 
 def finder_leaves_no_trace():
@@ -1062,6 +1182,11 @@ def spread_refused():
             fit(rows(), model, 1, accelerator=fsdp(), callbacks=callbacks, loader=options())
         except (ValueError, luz.LuzError) as err:
             said.append(str(err))
+    with unittest.mock.patch("luzpy.device.new_engine", lambda cpu: fsdp()):
+        try:
+            place(mixed_precision="bf16")
+        except ValueError as err:
+            said.append(str(err))
     return {"said": said}
 
 
@@ -1178,8 +1303,11 @@ def endless():
 
     callbacks = [luz.Callback.from_functions(on_epoch_begin=say)]
     callbacks.append(luz.callbacks.AutoResume(FOLDER / "endless.pt"))
-    fitted = fit(rows(), None, 10**6, callbacks=callbacks, loader=options())
-    return found(fitted)
+    try:
+        return found(fit(rows(), None, 10**6, callbacks=callbacks, loader=options()))
+    except SystemExit as err:
+        (FOLDER / f"ended-{RANK}").write_text(repr(err))
+        raise
 
 
 def main(folder, *names):

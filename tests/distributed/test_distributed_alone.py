@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import luzpy as luz
 from luzpy.distributed.gradients import Gradients
-from luzpy.distributed.rank_rows import RankRows
+from luzpy.distributed.stand_ins import StandIns
 
 
 def run(code, **env):
@@ -63,9 +63,9 @@ def test_ranks_that_nobody_told_to_work_together_say_so():
     status, said = run(FIT + "luz.Accelerator()", WORLD_SIZE="2", RANK="0")
     assert status == 1
     assert said.splitlines()[-1] == (
-        "luzpy.errors.LuzError: This is one of 2 processes, each of which would train the whole "
-        "model: pass accelerator=luz.Accelerator(distributed=True) to train it together, or "
-        "distributed=False if each is to train on its own."
+        "luzpy.errors.LuzError: This is one of 2 processes, each of which would do all of the "
+        "work: pass accelerator=luz.Accelerator(distributed=True) to share it, or "
+        "distributed=False if each is to work on its own."
     )
 
 
@@ -112,7 +112,7 @@ def test_the_default_path_has_no_callback_and_no_loader_more():
     )
     setup().fit(rows(), 1, callback, accelerator=luz.Accelerator(cpu=True), verbose=False)
     assert type(seen["data"]) is DataLoader
-    assert not any(isinstance(c, (Gradients, RankRows)) for c in seen["callbacks"])
+    assert not any(isinstance(c, (Gradients, StandIns)) for c in seen["callbacks"])
 
 
 def test_hooks_of_the_step_are_called_once_a_step():

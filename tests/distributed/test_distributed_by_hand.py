@@ -94,6 +94,7 @@ def test_binary_metrics_are_sklearns(ranks, run):
         "largest_rows": 101,
         "distinct_seen": len(set(scores)),
         "distinct_rows": 101,
+        "distinct_square": (scores**2).mean(),
         "within": target.sum(),
         "tm_auc": area,
         "tm_mse": squared,
@@ -130,11 +131,12 @@ def test_a_rank_with_one_class_only_is_not_judged_by_itself(ranks, run):
         assert result["one_class_a_rank"]["auc"] == pytest.approx(area, abs=5e-3)
 
 
+@pytest.mark.parametrize("name", ["finder_one_rank_diverges", "finder_loss_raises_on_one_rank"])
 @pytest.mark.parametrize("run", ["one", "two", "three"])
-def test_the_loss_of_one_rank_stops_the_finder_on_all(ranks, run):
+def test_the_loss_of_one_rank_stops_the_finder_on_all(ranks, run, name):
     """The last rank's rows of the seventh rung hold a value that is not a number."""
     for result in ranks(run):
-        found = result["finder_one_rank_diverges"]
+        found = result[name]
         assert found["stopped"] == "not finite"
         assert len(found["loss"]) == 7
         assert found["loss"].isnan().tolist() == [False] * 6 + [True]
@@ -257,6 +259,12 @@ def test_engines_that_luzpy_does_not_run_on_are_refused(ranks, run):
 def test_the_precision_that_the_launcher_was_told(ranks):
     for result in ranks("bfloat16"):
         assert result["launchers_precision"]["dtypes"] == [torch.bfloat16, None]
+
+
+def test_a_step_with_a_closure_is_refused_on_several_ranks(ranks):
+    assert ranks("one")[0]["closure_refused"] == {"said": "", "stopped": "completed"}
+    for result in ranks("two"):
+        assert "without a closure" in result["closure_refused"]["said"]
 
 
 def test_an_unused_parameter_is_an_error_that_says_so(ranks):

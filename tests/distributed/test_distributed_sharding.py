@@ -21,9 +21,9 @@ class Threads(Ranks):
 
     def gather(self, obj):
         self.table[self.rank] = obj
-        self.barrier.wait(10)
+        self.barrier.wait(120)
         found = [self.table[rank] for rank in range(self.size)]
-        self.barrier.wait(10)
+        self.barrier.wait(120)
         return found
 
     def from_main(self, obj):
@@ -63,7 +63,7 @@ def dealt(size, loaders, **options):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
     return found
 
 

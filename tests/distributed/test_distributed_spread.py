@@ -45,7 +45,8 @@ def test_checkpoints_hold_whole_tensors(ranks, shared, expected):
 
 def test_what_it_cannot_train_is_refused(ranks):
     for result in ranks("spread"):
-        own_loss, precision, histograms = result["spread_refused"]["said"]
+        own_loss, precision, histograms, other = result["spread_refused"]["said"]
         assert "must not use FSDP for a module with a `step` or a `loss` of its own" in own_loss
         assert "must not hold MixedPrecision with FSDP" in precision
         assert "`histograms` must be False with FSDP" in histograms
+        assert "`mixed_precision` must be told to the launcher for FSDP, got 'bf16'" in other

@@ -72,6 +72,29 @@ def test_a_custom_step_may_set_a_plain_loss(loss):
     assert metric.compute() == 2.0
 
 
+class OneTensorForAll(nn.Module):
+    """The losses of all batches are written into one tensor: the number of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.loss_so_far = torch.zeros(())
+
+    def set_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def step(self):
+        self.ctx.loss = {"opt": self.loss_so_far.fill_(self.ctx.iter)}
+
+
+def test_a_custom_step_may_overwrite_its_loss():
+    x = torch.randn(40, 1)
+    fitted = luz.setup(OneTensorForAll).fit(
+        x, 1, verbose=False, dataloader_options={"batch_size": 10}
+    )
+    assert fitted.get_metrics()["value"].tolist() == [2.5]
+
+
 def test_a_loss_that_is_not_a_number_is_not_hidden():
     metric = LossAverage()
     metric.update({"opt": torch.tensor(1.0)}, 1)

@@ -206,6 +206,11 @@ def accumulation(workers, folder):
     return spec(Accumulating), loaders(workers), []
 
 
+def several_batches_a_step(workers, folder):
+    place = luz.Accelerator(cpu=True, accumulate=3)
+    return spec(), loaders(workers) | {"accelerator": place}, [cb.GradientClip()]
+
+
 def bf16(workers, folder):
     return spec(), loaders(workers), [cb.MixedPrecision()]
 
@@ -252,6 +257,7 @@ GRID = {
         by_epoch,
         two_optimizers,
         accumulation,
+        several_batches_a_step,
         bf16,
         best_and_early,
         metrics,

@@ -26,7 +26,7 @@ SCRIPT = """
                 os.killpg(os.getpgid(0), signal.SIGTERM)
                 time.sleep(30)
             return torch.ones(2) * index, torch.ones(1)
-    hook, epoch, batch, workers, group = sys.argv[1], *map(int, sys.argv[2:])
+    hook, epoch, batch, workers, group, accumulate = sys.argv[1], *map(int, sys.argv[2:])
     def end(ctx):
         if (ctx.epoch, ctx.iter) == (epoch, batch):
             print("told to end", flush=True)
@@ -47,15 +47,16 @@ SCRIPT = """
     data = torch.utils.data.DataLoader(Rows(), 16, **options)
     model = luz.setup(lambda: nn.Linear(2, 1), nn.MSELoss(), torch.optim.SGD)
     resume = luz.callbacks.AutoResume("state.pt")
+    place = luz.Accelerator(cpu=True, accumulate=accumulate)
     chosen = [resume, luz.Callback.from_functions(**hooks)]
-    fitted = model.set_opt_hparams(lr=0.01).fit(data, 3, chosen, data, verbose=False)
+    fitted = model.set_opt_hparams(lr=0.01).fit(data, 3, chosen, data, place, verbose=False)
     print("still here", flush=True)
 """
 
 
-def told_to_end(folder, hook, epoch=2, batch=2, workers=0, group=0):
+def told_to_end(folder, hook, epoch=2, batch=2, workers=0, group=0, accumulate=1):
     """Run a script that gets SIGTERM at a moment; its status, what it said, where it may go on."""
-    arguments = [hook, *map(str, (epoch, batch, workers, group))]
+    arguments = [hook, *map(str, (epoch, batch, workers, group, accumulate))]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SCRIPT), *arguments],
         cwd=folder,
@@ -92,6 +93,7 @@ def test_sigterm_saves_at_the_next_batch_and_ends_with_143(tmp_path, hook, optio
 
 
 @long_part
-def test_sigterm_to_all_while_the_run_waits_for_a_worker(tmp_path):
-    status, _, place = told_to_end(tmp_path, "worker", workers=2)
-    assert (status, place) == (143, ("train", 1, 2))
+@pytest.mark.parametrize(("accumulate", "done"), [(1, 2), (2, 1)])  # 2: it fetches one ahead
+def test_sigterm_to_all_while_the_run_waits_for_a_worker(tmp_path, accumulate, done):
+    status, _, place = told_to_end(tmp_path, "worker", workers=2, accumulate=accumulate)
+    assert (status, place) == (143, ("train", 1, done))
