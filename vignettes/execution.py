@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbclient
@@ -90,7 +91,21 @@ def run(notebook: nbformat.NotebookNode) -> None:
     client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"})
     for cell in notebook.cells:
         if cell.cell_type == "code":  # progress bars move only where a kernel runs
-            cell.outputs = [one for one in cell.outputs if WIDGET not in one.get("data", {})]
+            cell.outputs = whole_streams(
+                one for one in cell.outputs if WIDGET not in one.get("data", {})
+            )
+
+
+def whole_streams(outputs: Iterable[Any]) -> list[Any]:
+    """What a cell printed in a row as one: a busy kernel sends it in pieces."""
+    joined: list[Any] = []
+    for one in outputs:
+        last = joined[-1] if joined else {}
+        if one.output_type == "stream" and last.get("name") == one.name:
+            last["text"] += one.text
+        else:
+            joined.append(one)
+    return joined
 
 
 def take_outputs(notebook: nbformat.NotebookNode, other: nbformat.NotebookNode) -> None:
