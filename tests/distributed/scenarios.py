@@ -1182,7 +1182,7 @@ def spread_refused():
             fit(rows(), model, 1, accelerator=fsdp(), callbacks=callbacks, loader=options())
         except (ValueError, luz.LuzError) as err:
             said.append(str(err))
-    with unittest.mock.patch("luzpy.device.new_engine", lambda cpu: fsdp()):
+    with unittest.mock.patch("luzpy.device.new_engine", return_value=fsdp()):
         try:
             place(mixed_precision="bf16")
         except ValueError as err:
