@@ -79,6 +79,25 @@ def test_the_code_is_what_fit_does(n_optimizers, valid_data):
     assert same_weights(fitted.model, plain)
 
 
+@pytest.mark.parametrize("hook", ["on_train_begin", "on_valid_begin"])
+def test_a_part_put_into_another_mode_stays_in_it(hook):
+    """Statistics of batch norm that a callback holds still while training, or lets follow."""
+
+    def change(net):
+        net[2].train(not net[2].training)
+
+    model = luz.setup(Net, nn.MSELoss(), seed=1).set_opt_hparams(n=1)
+    callback = luz.Callback.from_functions(**{hook: lambda ctx: change(ctx.model)})
+    torch.manual_seed(2)
+    fitted = model.fit(data(24), 3, callback, data(16))
+    loop, plain = Loop(lambda called: called == hook and change(plain)), model()
+    torch.manual_seed(2)
+    loop.fit(plain, plain.set_optimizers(1), nn.MSELoss(), data(24), data(16), 3)
+    assert same_weights(fitted.model, plain)
+    usual = model.fit(data(24), 3, valid_data=data(16)).model
+    assert not torch.equal(plain[2].running_mean, usual[2].running_mean)
+
+
 class Stopping(luz.Callback):
     """Presses Ctrl-C, as it were, in the second epoch."""
 

@@ -14,7 +14,7 @@ Curves = list[tuple[Array, Array]]
 def suggested_ranges(curves: Curves) -> list[tuple[float, float]]:
     """From the steepest point to a tenth of the rate at the minimum, for each run that has both.
 
-    The range of the Dataiku study (https://blog.dataiku.com/the-learning-rate-finder-technique),
+    The range of the Dataiku study (https://blog.dataiku.com/the-learning-rate-finder-technique-how-reliable-is-it),
     its ends in order.
     """
     ranges: list[tuple[float, float]] = []

@@ -132,7 +132,7 @@ class LRRecords(pd.DataFrame):
             Columns method, lr, low, high; low and high are the 10% and the 90% quantile over the
             runs, and NaN marks what the curve does not support. The row `range` has in low the
             steepest point and in high a tenth of the rate at the minimum, the range of the
-            Dataiku study (https://blog.dataiku.com/the-learning-rate-finder-technique).
+            Dataiku study (https://blog.dataiku.com/the-learning-rate-finder-technique-how-reliable-is-it).
         """
         nan = float("nan")
         rows: list[tuple[str, float, float, float]] = []

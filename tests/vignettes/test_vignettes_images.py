@@ -89,6 +89,9 @@ def test_dogs_vs_cats(executed):
     pretrained, from_scratch = number("^pretrained:", text), number("^from scratch:", text)
     assert pretrained > 80  # a guess is right in 50
     assert pretrained > from_scratch
+    ends = re.findall(r"right on average, ([\d.]+)% to ([\d.]+)%", text)
+    scratch_spread, pretrained_spread = (float(most) - float(least) for least, most in ends)
+    assert pretrained_spread < scratch_spread
     assert re.search(r"^True$", text, re.M)  # the frozen features are unchanged
     assert all_drawn(notebook, 5)
 

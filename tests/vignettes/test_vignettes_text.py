@@ -72,11 +72,15 @@ def test_text_generation(executed):
 def test_cyclical_rates(executed):
     notebook = executed("cyclical-rates.md")
     text = texts(notebook)
-    constant = max(row(text, f"constant {lr}")[0] for lr in (0.003, 0.01, 0.03, 0.1))
-    assert constant > 0.8  # the best opponent is no broken one
-    assert row(text, "cyclical")[0] > constant
-    # The trainings of one schedule differ by about 0.002.
-    assert row(text, "one cycle")[0] > constant + 0.005
+    rates = ("0.0003", "0.001", "0.003", "0.01", "0.03")
+    constant = [row(text, f"constant {lr}")[0] for lr in rates]
+    best = max(constant)
+    assert best > 0.8  # the best opponent is no broken one
+    assert 0 < constant.index(best) < len(constant) - 1
+    assert row(text, "cyclical")[0] > best
+    one_cycle, falling = row(text, "one cycle")[0], row(text, "falling")[0]
+    assert min(one_cycle, falling) > best
+    assert abs(one_cycle - falling) < 0.005
     assert_drawn(notebook, 3)
 
 
@@ -90,6 +94,8 @@ def test_diamonds(executed):
     # luzpy's and torchmetrics' metrics agree with the table's, computed with NumPy.
     assert number(text, "r2score:") == pytest.approx(network[0], abs=1e-3)
     assert number(text, "rmse:") == pytest.approx(network[1], abs=1e-3)
+    for grade in ("color", "clarity"):
+        assert number(text, f"{grade:8} rank correlation") > 0.9
     assert_drawn(notebook, 4)
 
 
@@ -100,4 +106,5 @@ def test_time_series(executed):
     assert naive == pytest.approx(0.118, abs=0.001)  # computed with pandas alone
     assert number(text, "network") < 0.9 * naive
     assert number(text, "linear") < 0.9 * naive
+    assert abs(number(text, "network") - number(text, "linear")) < 0.1 * naive
     assert_drawn(notebook, 4)
