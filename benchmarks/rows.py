@@ -34,8 +34,8 @@ class Row:
         differ: Contestants whose result need not be that of `base`.
         most_rounds: More would take long and say little.
         peer_rounds: In how many of them other packages take part.
-        repeats: How often a round does the work, of which the median counts: short work that
-            leaves nothing behind is otherwise at the mercy of what else the machine does.
+        repeats: How often a round does the work, of which the median counts: short work is
+            otherwise at the mercy of what else the machine does.
     """
 
     title: str
@@ -71,6 +71,7 @@ ROWS = {
         (("raw.dataloader", 1.05),),
         judged=True,
         differ=("ours.fit_shuffled",),
+        repeats=3,
     ),
     "W2": Row(
         "`fit`, bar and metric on: LeNet, 6,400 images, batch 32, Adam, two threads",
@@ -81,6 +82,7 @@ ROWS = {
         (("raw.floor", 1.03),),
         (("raw.dataloader", 1.05),),
         judged=True,
+        repeats=3,
     ),
     "evaluate": Row(
         "`evaluate`: W1's rows",
@@ -130,6 +132,7 @@ ROWS = {
         (("raw.hundred_steps", 1.05), *((name, 1.0) for name in _peers(FINDERS))),
         differ=_peers(FINDERS),
         peer_rounds=100,  # they are nearly as fast
+        repeats=3,
     ),
     "import": Row(
         "`import luzpy`",
