@@ -61,6 +61,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name == "LRRecords":  # a kind of frame: pandas is imported when it is used
         from luzpy.finder.lr_records import LRRecords

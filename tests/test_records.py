@@ -106,3 +106,8 @@ def test_pandas_is_imported_when_a_frame_is_made():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"], done.stderr
+
+
+def test_what_is_imported_late_is_listed_all_the_same():
+    assert set(luz.__all__) <= set(dir(luz))
+    assert issubclass(luz.LRRecords, pd.DataFrame)

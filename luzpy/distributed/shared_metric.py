@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, final
 
 import torch
@@ -13,6 +14,8 @@ from luzpy.metrics.base import Metric, TorchMetric, keep_to_itself
 from luzpy.plain import unplain
 
 CPU = torch.device("cpu")
+# What of a metric's attributes says how it computes: alike on all ranks.
+NOT_STATE = (FunctionType, BuiltinFunctionType, MethodType, type, torch.nn.Module)
 
 
 @final
@@ -84,7 +87,7 @@ class SharedMetric(Metric):
         if type(self.metric).state_dict is not Metric.state_dict:
             return state
         own = vars(self.metric).items()
-        return state | {n: item for n, item in own if n not in state and not callable(item)}
+        return state | {n: x for n, x in own if n not in state and not isinstance(x, NOT_STATE)}
 
     def _take_in(self, own: Any) -> None:
         for batch in self.ranks.gather(to_device(own, CPU)):
