@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "vignettes"), str(HERE)]
 
-import pages  # noqa: E402
+import pages  # noqa: E402  (found in the folders added above)
 
 import luzpy  # noqa: E402
 
