@@ -10,9 +10,10 @@ soak:
 	OMP_NUM_THREADS=1 $(PYTHON) tests/reliability/kill_grid.py --write docs/reliability.md
 
 lint:
-	ruff check .
-	ruff format --check .
-	pyright
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 
 docs:
 	$(PYTHON) -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -1,1 +1,1 @@
-"""What luzpy measures itself by: run `python -m benchmarks.suggest`."""
+"""What luzpy measures itself by: see `README.md`."""

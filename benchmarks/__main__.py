@@ -1,19 +1,22 @@
-"""`python -m benchmarks`: the speed of luzpy, and (`suggest`) how good its suggestions are."""
+"""`python -m benchmarks`: the speed of luzpy, or (`suggest`) how good its suggestions are."""
 
 from __future__ import annotations
 
-import sys
+import argparse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("which", nargs="?", choices=("speed", "suggest"), default="speed")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="those of the benchmark")
+    chosen = parser.parse_args()
+    # Imported only here: one benchmark does without the packages of the other.
+    if chosen.which == "speed":
+        from benchmarks.speed import __main__ as benchmark
+    else:
+        from benchmarks.suggestion import __main__ as benchmark
+    benchmark.main(chosen.arguments)
+
 
 if __name__ == "__main__":
-    what, *arguments = sys.argv[1:] or ["speed"]
-    if what == "speed":
-        from benchmarks import speed
-
-        speed.main(arguments)
-    elif what == "suggest":
-        from benchmarks import suggest
-
-        sys.argv = [f"{sys.argv[0]} suggest", *arguments]
-        suggest.main()
-    else:
-        sys.exit(f"python -m benchmarks [speed|suggest], got {what!r}")
+    main()

@@ -4,24 +4,23 @@ from typing import TYPE_CHECKING, Any
 
 from luzpy import callbacks, metrics, nn
 from luzpy._version import __version__
-from luzpy.callback import Callback
-from luzpy.context import Context
-from luzpy.data import as_dataset
-from luzpy.device import Accelerator
-from luzpy.errors import LuzError, NoSuggestionError
-from luzpy.evaluation import Evaluation, evaluate
-from luzpy.files.loading import load
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
+from luzpy.data.dataset import as_dataset
+from luzpy.data.loader import as_dataloader
+from luzpy.distributed.accelerator import Accelerator
 from luzpy.files.saving import load_checkpoint, load_model_weights, save, save_model_weights
-from luzpy.finder import lr_finder
-from luzpy.fitted import FittedModule
-from luzpy.fitting import fit
-from luzpy.loader import as_dataloader
+from luzpy.finder.finder import lr_finder
+from luzpy.fitted import FittedModule, load
+from luzpy.ground.errors import LuzError, NoSuggestionError
+from luzpy.ground.r_names import FROM_R as _FROM_R
+from luzpy.ground.records import get_metrics
 from luzpy.metrics import Metric
 from luzpy.module import LuzModule, set_hparams, set_opt_hparams, set_seed, setup
-from luzpy.plotting import plot
-from luzpy.prediction import predict
-from luzpy.r_names import FROM_R as _FROM_R
-from luzpy.records import get_metrics
+from luzpy.verbs.evaluate import Evaluation, evaluate
+from luzpy.verbs.fit import fit
+from luzpy.verbs.plot import plot
+from luzpy.verbs.predict import predict
 
 if TYPE_CHECKING:
     from luzpy.finder.lr_records import LRRecords

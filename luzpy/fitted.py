@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from torch import nn
 
-from luzpy.display import result_lines, time_lines
-from luzpy.evaluation import evaluate
+from luzpy.core.result import Result
+from luzpy.core.spec import Spec
+from luzpy.files.loading import load_result
 from luzpy.files.saving import save
-from luzpy.plotting import plot, plot_history
-from luzpy.prediction import predict
-from luzpy.records import Records, get_metrics, metrics_frame
+from luzpy.ground.records import epochs_done, get_metrics
+from luzpy.verbs.display import result_lines, time_lines
+from luzpy.verbs.evaluate import evaluate
+from luzpy.verbs.plot import plot, plot_history
+from luzpy.verbs.predict import predict
 
 if TYPE_CHECKING:
-    import pandas as pd
     from plotnine import ggplot
 
-    from luzpy.module import LuzModule
+
+def _spec_of_model(fitted: Result) -> Spec[Any]:
+    return Spec[Any](module=type(fitted.model))
 
 
 @attrs.frozen(eq=False, repr=False, kw_only=True)
-class FittedModule:
+class FittedModule(Result):
     """A fitted model and what its training logged.
 
     Attributes:
@@ -31,16 +35,11 @@ class FittedModule:
         records: Metrics and timings, as plain dicts and lists.
         hparams: The module's hyperparameters.
         opt_hparams: The optimizer's hyperparameters.
-        stopped: How training ended: `"completed"`, `"early stopping"` or `"interrupted"`.
-        spec: The `LuzModule` it was fitted from, if known.
+        stopped: How training ended: `"completed"`, `"early stopping"`, `"interrupted"`, or the
+            reason given to `ctx.stop`.
     """
 
-    model: nn.Module
-    records: Records
-    hparams: dict[str, Any]
-    opt_hparams: dict[str, Any]
-    stopped: str
-    spec: LuzModule | None = None
+    spec: Any = attrs.field(default=attrs.Factory(_spec_of_model, takes_self=True))
 
     evaluate = evaluate
     get_metrics = get_metrics
@@ -50,21 +49,13 @@ class FittedModule:
 
     def __repr__(self) -> str:
         lines = [
-            "A `luz_module_fitted`",
-            "-- Time",
+            f"<FittedModule of {type(self.model).__name__}>",
             *time_lines(self.records),
-            "",
-            "-- Results",
-            "Metrics observed in the last epoch.",
-            "",
             *result_lines(self.records),
-            "",
-            "-- Model",
             repr(self.model),
         ]
         if self.stopped != "completed":
-            epochs = len(self.records["metrics"]["train"])
-            lines.insert(1, f"Stopped after epoch {epochs}: {self.stopped}")
+            lines.insert(1, f"Stopped after epoch {epochs_done(self.records)}: {self.stopped}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -80,11 +71,55 @@ class FittedModule:
         )
 
 
-@get_metrics.register(FittedModule)
-def _(x: FittedModule) -> pd.DataFrame:
-    return metrics_frame(x.records)
-
-
 @plot.register(FittedModule)
 def _(x: FittedModule) -> ggplot:
     return plot_history(get_metrics(x))
+
+
+@plot.register(list)
+@plot.register(tuple)
+def _(x: Any, **options: Any) -> ggplot:
+    from luzpy.finder.lr_records import LRRecords  # pandas is imported when it is used
+    from luzpy.finder.plot import plot_several
+
+    for item in x:
+        if not isinstance(item, LRRecords):
+            raise TypeError(f"`x` must hold LRRecords, got {type(item).__name__}.")
+    return plot_several(x, **options)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    module: Any = None,
+    trusted: bool = False,
+    map_location: Any = None,
+) -> FittedModule:
+    """Load a fitted model. Port of R luz's `luz_load()`.
+
+    No code in the file is run: it holds tensors and plain values, and the name of the module's
+    class, which is imported from where it is installed (once its source has been seen to define
+    such a class) and made with the hyperparameters that are in the file.
+
+    Args:
+        path: What `save` wrote.
+        module: The module's class or a function that makes it, for a file whose class cannot be
+            imported by name; or a `LuzModule`, which also brings the loss, the optimizer and the
+            metrics that `evaluate` needs.
+        trusted: Whether to unpickle a file that holds more than tensors and plain values. It can
+            run any code: use it only for files of your own.
+        map_location: Where tensors go, as in `torch.load`.
+
+    Returns:
+        The fitted model.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        LuzError: If the file is truncated, altered, foreign, or its class cannot be found, or it
+            does not fit the module.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If `map_location` is no device.
+    """
+    return load_result(
+        FittedModule, path, module=module, trusted=trusted, map_location=map_location
+    )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import torch
 from torch import nn
 
-from luzpy.build import build_model
-from luzpy.finder import lr_finder
-from luzpy.fitting import fit
-from luzpy.metrics.metric_set import MetricSet, as_metric_set
-
-ModuleMaker = nn.Module | type[nn.Module] | Callable[..., nn.Module]
-Loss = Callable[[Any, Any], torch.Tensor]
-OptimizerMaker = Callable[..., Any]
+from luzpy.core.build import build_model
+from luzpy.core.context import Loss
+from luzpy.core.spec import ModuleMaker, OptimizerMaker, Spec
+from luzpy.finder.finder import lr_finder
+from luzpy.fitted import FittedModule
+from luzpy.metrics.metric_set import as_metric_set
+from luzpy.verbs.fit import fit
 
 
 def set_hparams(model: LuzModule, **hparams: Any) -> LuzModule:
@@ -75,15 +74,8 @@ def set_seed(model: LuzModule, seed: int) -> LuzModule:
     return attrs.evolve(model, seed=seed, reinitialize=True)
 
 
-def _check_seed(instance: Any, attribute: Any, seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"`seed` must be a whole number, got {seed!r}.")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"`seed` must be between 0 and 2**63, got {seed!r}.")
-
-
 @attrs.frozen(eq=False, repr=False, kw_only=True)
-class LuzModule:
+class LuzModule(Spec[FittedModule]):
     """A module with its loss, optimizer and metrics, ready to be fitted. Made by `setup`.
 
     It is immutable: `set_hparams`, `set_opt_hparams` and `set_seed` return a new one. Calling it,
@@ -100,21 +92,15 @@ class LuzModule:
         seed: What the initial weights are drawn from.
     """
 
-    module: ModuleMaker
-    loss: Loss | None
-    optimizer: OptimizerMaker | None
-    metrics: MetricSet
-    backward: Callable[[torch.Tensor], Any] | None
-    seed: int = attrs.field(validator=_check_seed)
-    hparams: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
-    opt_hparams: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
-    reinitialize: bool = False
-
     set_hparams = set_hparams
     set_opt_hparams = set_opt_hparams
     set_seed = set_seed
     fit = fit
     lr_finder = lr_finder
+
+    def result(self, **fields: Any) -> FittedModule:
+        """What a fit of this specification returns."""
+        return FittedModule(**fields)
 
     def __call__(self, **hparams: Any) -> nn.Module:
         """Build the plain `nn.Module`, with the initial weights that every fit starts from."""
@@ -122,7 +108,7 @@ class LuzModule:
 
     def __repr__(self) -> str:
         name = getattr(self.module, "__name__", type(self.module).__name__)
-        lines = [f"A `luz_module_generator` of {name}"]
+        lines = [f"<LuzModule of {name}>"]
         if self.loss is not None:
             lines.append(f"* Loss: {_name(self.loss)}")
         if self.optimizer is not None:
@@ -175,12 +161,12 @@ def setup(
     Examples:
         >>> import luzpy as luz, torch
         >>> luz.setup(torch.nn.Linear, torch.nn.MSELoss(), torch.optim.SGD, luz.metrics.MAE())
-        A `luz_module_generator` of Linear
+        <LuzModule of Linear>
         * Loss: MSELoss
         * Optimizer: SGD
         * Metrics: MAE
     """
-    if isinstance(module, type) and not issubclass(cast(type, module), nn.Module):
+    if isinstance(module, type) and not issubclass(module, nn.Module):
         raise TypeError(f"`module` must derive from nn.Module, got the class {module.__name__}.")
     if isinstance(module, LuzModule):
         raise TypeError("`module` must be a plain nn.Module, got what `setup` made of one.")

@@ -11,20 +11,18 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from models import Stream
+from models import regression as model
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
 cb, mt = luz.callbacks, luz.metrics
 X, Y = torch.zeros(40, 3), torch.zeros(40, 1)
+STREAM = Stream([(torch.zeros(3), torch.zeros(1))] * 9)
 SGD, STEP = torch.optim.SGD, torch.optim.lr_scheduler.StepLR
 LOADER = DataLoader(TensorDataset(X, Y), 8)
-
-
-class Rows(IterableDataset):
-    def __iter__(self):
-        return iter([(torch.zeros(3), torch.zeros(1))] * 9)
 
 
 class Ragged(nn.Module):
@@ -44,11 +42,6 @@ class Texts(nn.Linear):
 
     def predict(self, x):
         return "text"
-
-
-def model(module=lambda: nn.Linear(3, 1), loss=None, optimizer=SGD, metrics=None, **kwargs):
-    spec = luz.setup(module, loss or nn.MSELoss(), optimizer, metrics, **kwargs)
-    return spec.set_opt_hparams(lr=0.01)
 
 
 def fit(spec=None, data=(X, Y), epochs=1, **kwargs):
@@ -93,8 +86,18 @@ SETUP = [
     ("loss, a class", lambda: luz.setup(nn.Linear, nn.MSELoss, SGD), "loss", "MSELoss"),
     ("loss, a float", lambda: fit(model(loss=lambda i, t: 1.0)), "loss", "float"),
     ("loss, None given back", lambda: fit(model(loss=lambda i, t: None)), "loss", "NoneType"),
-    ("loss of items", lambda: fit(model(loss=nn.MSELoss(reduction="none"))), "loss", "(32, 1)"),
-    ("loss, detached", lambda: fit(model(loss=lambda i, t: i.sum().detach())), "loss", "graph"),
+    (
+        "loss of items",
+        lambda: fit(model(loss=nn.MSELoss(reduction="none"))),
+        "loss",
+        "(32, 1)",
+    ),
+    (
+        "loss, detached",
+        lambda: fit(model(loss=lambda i, t: i.sum().detach())),
+        "loss",
+        "graph",
+    ),
     ("optimizer, none", lambda: luz.setup(nn.Linear, nn.MSELoss()), "optimizer", "None"),
     ("optimizer, a name", lambda: luz.setup(nn.Linear, nn.MSELoss(), "sgd"), "optimizer", "'sgd'"),
     (
@@ -172,7 +175,7 @@ FIT = [
     ),
     (
         "valid_data, a fraction of a stream",
-        lambda: fit(data=Rows(), valid_data=0.1),
+        lambda: fit(data=STREAM, valid_data=0.1),
         "valid_data",
         "0.1",
     ),
@@ -239,7 +242,7 @@ USE = [
     ("predict, stack text", lambda: fitted().predict(X, stack="no"), "stack", "'no'"),
     ("predict, shapes", lambda: fitted(Ragged).predict(X), "stack", "size"),
     ("predict, text", lambda: fitted(Texts).predict(X), "stack", "str"),
-    ("get_metrics, a model", lambda: luz.get_metrics(model()), "x", "luz_module_generator"),
+    ("get_metrics, a model", lambda: luz.get_metrics(model()), "x", "<LuzModule of"),
     ("plot, text", lambda: luz.plot("loss"), "x", "str"),
     ("plot, nothing to see", lambda: luz.plot(fitted()), "x", "none"),
     ("plot, an empty list", lambda: luz.plot([]), "x", "none"),
@@ -274,7 +277,7 @@ class CallsWrongHook(luz.Callback):
 FINDER = [
     ("steps, 0", lambda: finder(steps=0), "steps", "0"),
     ("steps, a fraction", lambda: finder(steps=1.5), "steps", "1.5"),
-    ("steps, None of a stream", lambda: model().lr_finder(Rows(), None), "steps", "None"),
+    ("steps, None of a stream", lambda: model().lr_finder(STREAM, None), "steps", "None"),
     ("start_lr, 0", lambda: finder(start_lr=0), "start_lr", "0"),
     ("start_lr, above end_lr", lambda: finder(start_lr=1, end_lr=0.1), "start_lr", "1"),
     ("end_lr, infinite", lambda: finder(end_lr=math.inf), "end_lr", "inf"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from own_datasets import Rows, Stream
+from models import Stream, numbered
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -24,9 +24,10 @@ from torch.utils.data import (
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 import luzpy as luz
-from luzpy.batches import batch_rows, batches
-from luzpy.data import InMemoryDataset, tensors_in
-from luzpy.loader import train_loader
+from luzpy.data.batches import batch_rows, batches
+from luzpy.data.dataset import InMemoryDataset
+from luzpy.data.loader import train_loader
+from luzpy.ground.nested import tensors_in
 
 
 class Tens(TensorDataset):
@@ -306,8 +307,8 @@ def seeded():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: DataLoader(Rows(6), 4, shuffle=True),
-        lambda: DataLoader(Stream(6), 4),
+        lambda: DataLoader(numbered(6), 4, shuffle=True),
+        lambda: DataLoader(Stream(torch.arange(6.0)), 4),
         lambda: DataLoader(Tens(torch.arange(6)), 4),
         lambda: DataLoader(Subset(Tens(torch.arange(6)), [1, 2]), 4),
         lambda: DataLoader(Subset(DATA, pd.Series([5, 4], index=[1, 0])), 4),

@@ -4,16 +4,16 @@ import random
 import numpy as np
 import pytest
 import torch
+from models import CountingLoss, OwnLoss, Scale, line, regression
 from torch import nn
 
 import luzpy as luz
 
-X = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
-Y = X.sum(1, keepdim=True)
+X, Y = line()
 
 
 def sgd_model(module, **kwargs):
-    return luz.setup(module, nn.MSELoss(), torch.optim.SGD, **kwargs).set_opt_hparams(lr=0.1)
+    return regression(module, lr=0.1, **kwargs)
 
 
 def fit(model, **kwargs):
@@ -150,15 +150,6 @@ def test_a_module_has_the_last_word_on_the_weights_of_its_parts():
     assert torch.equal(built[0].inner.weight, torch.zeros(1, 3))
 
 
-class Scale(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, x):
-        return self.scale * x
-
-
 def test_a_part_without_reset_parameters_is_named():
     model = sgd_model(nn.Sequential(nn.Linear(3, 1), Scale())).set_seed(1)
     with pytest.raises(ValueError, match=r"`reset_parameters` method, .*; '1' \(Scale\) has none"):
@@ -255,16 +246,12 @@ def test_an_argument_that_the_optimizer_does_not_know_is_an_error():
 
 
 def test_a_loss_may_be_a_function_or_a_module_or_the_modules_own():
-    class Own(nn.Linear):
-        def loss(self, input, target):
-            return ((input - target) ** 2).mean()
-
     def make(loss, module=nn.Linear):
         made = luz.setup(module, loss, torch.optim.SGD, seed=1)
         return made.set_hparams(in_features=3, out_features=1).set_opt_hparams(lr=0.1)
 
     trained = []
-    for model in (make(nn.MSELoss()), make(nn.functional.mse_loss), make(None, Own)):
+    for model in (make(nn.MSELoss()), make(nn.functional.mse_loss), make(None, OwnLoss)):
         torch.manual_seed(0)
         trained.append(weights(fit(model).model))
     assert torch.allclose(trained[0], trained[1])
@@ -272,16 +259,7 @@ def test_a_loss_may_be_a_function_or_a_module_or_the_modules_own():
 
 
 def test_a_loss_module_is_copied_for_every_run():
-    class Counting(nn.MSELoss):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, input, target):
-            self.calls += 1
-            return super().forward(input, target)
-
-    loss = Counting()
+    loss = CountingLoss()
     fit(luz.setup(nn.Linear(3, 1), loss, torch.optim.SGD))
     assert loss.calls.item() == 0
 

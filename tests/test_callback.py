@@ -4,17 +4,16 @@ import inspect
 
 import pytest
 import torch
-from torch import nn
+from models import regression
 
 import luzpy as luz
-from luzpy.callback import HOOKS
+from luzpy.core.hooks import HOOKS
 
 DATA = (torch.ones(32, 2), torch.ones(32, 1))
 
 
 def fit(callbacks, epochs=1):
-    model = luz.setup(lambda: nn.Linear(2, 1), nn.MSELoss(), torch.optim.SGD)
-    return model.set_opt_hparams(lr=0.01).fit(DATA, epochs, callbacks=callbacks, verbose=False)
+    return regression(2).fit(DATA, epochs, callbacks=callbacks, verbose=False)
 
 
 class Named(luz.Callback):

@@ -6,13 +6,10 @@ import pytest
 
 import luzpy as luz
 from luzpy.callbacks import Metrics, Profile, Progress
-from luzpy.checks import (
-    check_accelerator,
-    check_epochs,
-    check_options,
-    check_verbose,
-    with_defaults,
-)
+from luzpy.distributed.accelerator import check_accelerator
+from luzpy.verbs.arguments import check_epochs, check_options, check_verbose, with_defaults
+
+CPU = luz.Accelerator(cpu=True)
 
 
 @pytest.mark.parametrize(
@@ -90,22 +87,22 @@ def test_other_options_are_refused(options):
 
 def test_the_users_callbacks_come_after_the_defaults():
     mine = luz.Callback()
-    kinds = [type(callback) for callback in with_defaults((Profile, Metrics), [mine])]
+    kinds = [type(callback) for callback in with_defaults((Profile, Metrics), [mine], CPU)]
     assert kinds == [Profile, Metrics, luz.Callback]
 
 
 def test_a_default_gives_way_to_the_users_own():
     mine = Progress()
-    found = with_defaults((Profile, Progress, Metrics), mine)
+    found = with_defaults((Profile, Progress, Metrics), mine, CPU)
     assert [type(callback) for callback in found] == [Profile, Metrics, Progress]
     assert found[-1] is mine
 
 
 def test_every_run_has_defaults_of_its_own():
-    assert with_defaults((Profile,), None)[0] is not with_defaults((Profile,), None)[0]
+    assert with_defaults((Profile,), None, CPU)[0] is not with_defaults((Profile,), None, CPU)[0]
 
 
 def test_the_users_list_is_not_changed():
     mine = [luz.Callback()]
-    with_defaults((Profile,), mine)
+    with_defaults((Profile,), mine, CPU)
     assert len(mine) == 1

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from models import regression
 from torch import nn
 
 import luzpy as luz
@@ -68,8 +69,7 @@ def seeded(maker):
 
 
 def specification(module, seed=3, **kwargs):
-    made = luz.setup(module, nn.MSELoss(), torch.optim.SGD, luz.metrics.MAE(), seed=seed, **kwargs)
-    return made.set_opt_hparams(lr=0.05)
+    return regression(module, metrics=luz.metrics.MAE(), lr=0.05, seed=seed, **kwargs)
 
 
 def fitted_by_hand(epochs):

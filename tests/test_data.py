@@ -11,21 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from models import SizedStream, Stream
 from torch import nn
-from torch.utils.data import ChainDataset, IterableDataset, TensorDataset
+from torch.utils.data import ChainDataset, TensorDataset
 
 import luzpy as luz
-from luzpy.data import InMemoryDataset, is_in_memory, map_tensors, split_dataset, tensors_in
+from luzpy.data.dataset import InMemoryDataset, is_in_memory, split_dataset
+from luzpy.ground.nested import map_nested, tensors_in
 
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(range(5))
-
-
-class SizedStream(Stream):
-    def __len__(self):
-        return 5
+STREAM = Stream(range(5))
 
 
 def tensor_of(x):
@@ -303,9 +297,7 @@ def test_an_index_out_of_range_ends_iteration(index):
         luz.as_dataset({"x": torch.zeros(2)})[index]
 
 
-@pytest.mark.parametrize(
-    "dataset", [TensorDataset(torch.zeros(2)), Stream(), ChainDataset([Stream()])]
-)
+@pytest.mark.parametrize("dataset", [TensorDataset(torch.zeros(2)), STREAM, ChainDataset([STREAM])])
 def test_datasets_pass_through(dataset):
     assert luz.as_dataset(dataset) is dataset
 
@@ -385,9 +377,9 @@ def test_tensors_in_looks_everywhere_in_order():
     assert [t.item() for t in tensors_in(nest)] == [0, 1, 2, 3]
 
 
-def test_map_tensors_makes_lists_tuples():
-    doubled = map_tensors(lambda t: 2 * t, {"a": [torch.tensor(1)], "b": torch.tensor(2)})
-    assert doubled == {"a": (torch.tensor(2),), "b": torch.tensor(4)}
+def test_map_nested_keeps_the_types_of_containers():
+    doubled = map_nested(lambda t: 2 * t, {"a": [torch.tensor(1)], "b": torch.tensor(2)})
+    assert doubled == {"a": [torch.tensor(2)], "b": torch.tensor(4)}
 
 
 # Splitting ----------------------------------------------------------------------------------
@@ -424,9 +416,9 @@ def test_a_split_works_for_any_dataset_with_a_length():
     [
         (torch.zeros(9), 0.1, r"must leave at least one row for validation, got 0\.1 of 9"),
         (torch.zeros(1), 0.9, r"must leave at least one row for validation, got 0\.9 of 1"),
-        (Stream(), 0.1, r"`valid_data` can only be a fraction \(got 0\.1\) of .*, got Stream"),
-        (SizedStream(), 0.5, r"`valid_data` can only be a fraction \(got 0\.5\)"),
-        (ChainDataset([Stream()]), 0.5, r"`valid_data` can only be a fraction \(got 0\.5\)"),
+        (STREAM, 0.1, r"`valid_data` can only be a fraction \(got 0\.1\) of .*, got Stream"),
+        (SizedStream(range(5)), 0.5, r"`valid_data` can only be a fraction \(got 0\.5\)"),
+        (ChainDataset([STREAM]), 0.5, r"`valid_data` can only be a fraction \(got 0\.5\)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_split_says_why(data, fraction, message):

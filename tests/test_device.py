@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import luzpy as luz
-from luzpy.data import tensors_in
-from luzpy.device import to_device
+from luzpy.ground.nested import tensors_in, to_device
 
 CPU = torch.device("cpu")
 META = torch.device("meta")
@@ -69,7 +68,8 @@ def test_without_placement_the_model_stays_and_batches_follow_it():
     model = nn.Linear(2, 1, device="meta")
     assert accelerator.prepare_model(model) is model
     assert model.weight.device == META
-    assert accelerator.prepare_batch(torch.ones(2)).device == META
+    assert accelerator.device_of(model) == META
+    assert accelerator.prepare_batch(torch.ones(2), META).device == META
 
 
 def test_without_placement_a_model_without_parameters_changes_nothing():

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luzpy.display import metric_lines, pretty_seconds, result_lines, time_lines
+from luzpy.verbs.display import metric_lines, pretty_seconds, result_lines, time_lines
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_times_that_were_not_taken_are_left_out(records):
 
 def test_results_are_those_of_the_last_epoch():
     records = {"metrics": {"train": [{"loss": 3.0}, {"loss": 2.0}], "valid": [{"loss": 2.5}]}}
-    assert result_lines(records) == ["i Training:", "loss: 2", "i Validation:", "loss: 2.5"]
+    assert result_lines(records) == ["Training:", "loss: 2", "Validation:", "loss: 2.5"]
 
 
 def test_a_set_without_results_is_left_out():
     assert result_lines({"metrics": {"train": [{"loss": 3.0}], "valid": []}}) == [
-        "i Training:",
+        "Training:",
         "loss: 3",
     ]

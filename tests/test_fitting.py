@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from models import CountingLoss, Raw
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -171,31 +172,14 @@ def test_seed_of_an_instance_re_initialises_a_copy():
 
 
 def test_instance_that_cannot_be_re_initialised_says_so():
-    class Raw(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(10, 1))
-
-        def forward(self, x):
-            return x @ self.weight
-
-    model = specification(Raw())
+    model = specification(Raw(10))
     fit(model)
     with pytest.raises(ValueError, match=r"`reset_parameters`.*Raw.*has none"):
         fit(model.set_seed(1))
 
 
 def test_loss_module_given_to_setup_is_never_changed():
-    class Counting(nn.MSELoss):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, input, target):
-            self.calls += 1
-            return super().forward(input, target)
-
-    loss = Counting()
+    loss = CountingLoss()
     fit(specification(loss=loss))
     assert loss.calls == 0
 
@@ -312,8 +296,8 @@ def test_arguments_of_another_type_are_a_type_error(argument, value):
 def batch_sizes(**kwargs):
     seen = {"train": [], "valid": []}
     spy = luz.Callback.from_functions(
-        on_train_batch_end=lambda ctx: seen["train"].append(ctx.batch_size),
-        on_valid_batch_end=lambda ctx: seen["valid"].append(ctx.batch_size),
+        on_train_batch_end=lambda ctx: seen["train"].append(len(ctx.input)),
+        on_valid_batch_end=lambda ctx: seen["valid"].append(len(ctx.input)),
     )
     fit(epochs=1, callbacks=spy, **kwargs)
     return seen

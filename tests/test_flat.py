@@ -6,7 +6,7 @@ import statistics
 import tracemalloc
 
 import torch
-from torch import nn
+from models import regression
 
 import luzpy as luz
 
@@ -29,8 +29,7 @@ class AtBatches(luz.Callback):
 def run(n_batches, callbacks, epochs=1):
     x = torch.linspace(-1, 1, n_batches).reshape(-1, 1)
     metrics = [luz.metrics.MAE(), luz.metrics.RMSE(), lambda preds, target: 1.0]
-    model = luz.setup(lambda: nn.Linear(1, 1), nn.MSELoss(), torch.optim.SGD, metrics)
-    model = model.set_opt_hparams(lr=0.01)
+    model = regression(1, metrics=metrics)
     options = {"batch_size": 1}
     return model.fit((x, x), epochs=epochs, callbacks=callbacks, dataloader_options=options)
 

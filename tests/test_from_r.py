@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import luzpy as luz
-from luzpy.r_names import FROM_R
+from luzpy.ground.r_names import FROM_R
 
 # The exports of R luz 0.5.0, from its NAMESPACE.
 EXPORTS = """

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from own_datasets import Rows, Stream
+from models import SizedStream, Stream, numbered
 from torch.utils.data import (
     BatchSampler,
     ChainDataset,
@@ -17,14 +17,10 @@ from torch.utils.data import (
 )
 
 import luzpy as luz
-from luzpy.batches import batch_rows, batches
-from luzpy.data import as_dataset, tensors_in
-from luzpy.loader import batch_count, eval_loader, moved_if_small, resident, train_loader
-
-
-class SizedStream(Stream):
-    def __len__(self):
-        return self.n_rows
+from luzpy.data.batches import batch_rows, batches
+from luzpy.data.dataset import as_dataset, length_of
+from luzpy.data.loader import eval_loader, moved_if_small, resident, train_loader
+from luzpy.ground.nested import tensors_in
 
 
 def test_training_shuffles_and_drops_the_last_batch():
@@ -81,16 +77,16 @@ def test_other_options_reach_the_dataloader():
 
 
 def test_iterable_datasets_are_not_shuffled():
-    (batch,) = batches(train_loader(Stream(6), {"batch_size": 4}))
+    (batch,) = batches(train_loader(Stream(torch.arange(6.0)), {"batch_size": 4}))
     assert batch.tolist() == [0, 1, 2, 3]  # the other two are dropped
-    loader = eval_loader(Stream(6), {"batch_size": 4}, name="data")
+    loader = eval_loader(Stream(torch.arange(6.0)), {"batch_size": 4}, name="data")
     assert [batch.tolist() for batch in batches(loader)] == [[0, 1, 2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize("make", [lambda x: train_loader(x, None), luz.as_dataloader])
 def test_chained_streams_without_a_length(make):
-    loader = make(ChainDataset([Stream(40)]))
-    assert batch_count(loader) is None
+    loader = make(ChainDataset([Stream(torch.arange(40.0))]))
+    assert length_of(loader) is None
     assert next(batches(loader)).tolist() == list(range(32))
 
 
@@ -113,7 +109,7 @@ def test_options_that_torch_refuses_are_refused(options):
 
 def test_an_iterable_dataset_cannot_be_shuffled():
     with pytest.raises(ValueError, match="shuffle"):
-        train_loader(Stream(), {"shuffle": True})
+        train_loader(Stream(torch.arange(5.0)), {"shuffle": True})
 
 
 def test_an_unknown_option_is_named():
@@ -167,11 +163,11 @@ def test_options_with_a_ready_dataloader_are_an_error(make):
         "['batch_size', 'shuffle']: set them where the DataLoader is made."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        make(DataLoader(Rows(5)), {"shuffle": True, "batch_size": 2})
+        make(DataLoader(numbered(5)), {"shuffle": True, "batch_size": 2})
 
 
 def test_a_ready_dataloader_is_used_as_it_is():
-    loader = DataLoader(Rows(5), batch_size=2)
+    loader = DataLoader(numbered(5), batch_size=2)
     assert train_loader(loader, None) is loader
     assert train_loader(loader, {}) is loader
     assert eval_loader(loader, None, name="data") is loader
@@ -180,21 +176,21 @@ def test_a_ready_dataloader_is_used_as_it_is():
 
 def test_a_ready_dataloader_for_validation_beside_options_warns():
     # R: test-module.R, "we can pass dataloader_options"
-    loader = DataLoader(Rows(5))
+    loader = DataLoader(numbered(5))
     with pytest.warns(UserWarning, match="`dataloader_options` apply to `data` alone"):
-        same = eval_loader(loader, {"batch_size": 2}, name="valid_data", beside_train=Rows(5))
+        same = eval_loader(loader, {"batch_size": 2}, name="valid_data", beside_train=numbered(5))
     assert same is loader
 
 
 def test_a_ready_dataloader_for_validation_without_options_is_silent():
-    loader = DataLoader(Rows(5))
-    assert eval_loader(loader, None, name="valid_data", beside_train=Rows(5)) is loader
+    loader = DataLoader(numbered(5))
+    assert eval_loader(loader, None, name="valid_data", beside_train=numbered(5)) is loader
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 10}])
 def test_as_dataloader_of_a_dataset(options):
     # R: test-as_dataloader.R, "works for datasets"
-    loader = luz.as_dataloader(Rows(100), **options)
+    loader = luz.as_dataloader(numbered(100), **options)
     sizes = [len(index) for _, index in loader]
     assert sizes == ([10] * 10 if options else [32, 32, 32, 4])
 
@@ -235,7 +231,8 @@ def test_what_is_no_data_is_a_type_error(make):
 
 
 @pytest.mark.parametrize(
-    "x", [torch.zeros(0, 3), Rows(0), TensorDataset(torch.zeros(0)), SizedStream(0)]
+    "x",
+    [torch.zeros(0, 3), numbered(0), TensorDataset(torch.zeros(0)), SizedStream(())],
 )
 def test_data_without_rows(x):
     with pytest.raises(ValueError, match=r"`data` must have at least one row, got none\."):
@@ -269,7 +266,7 @@ def test_a_ready_dataloader_without_batches():
     with pytest.raises(ValueError, match=r"`data` must give at least one batch, got none\."):
         train_loader(empty, None)
     with pytest.raises(ValueError, match=r"`valid_data` must give at least one batch, got none\."):
-        eval_loader(empty, None, name="valid_data", beside_train=Rows(5))
+        eval_loader(empty, None, name="valid_data", beside_train=numbered(5))
 
 
 @pytest.mark.parametrize(
@@ -287,10 +284,10 @@ def test_messages_call_the_data_by_the_argument(x, error, message):
 
 
 def test_the_count_of_batches():
-    assert batch_count(DataLoader(Rows(5), batch_size=2)) == 3
-    assert batch_count(DataLoader(SizedStream(5), batch_size=2)) == 3
-    assert batch_count(DataLoader(Stream(5), batch_size=2)) is None
-    assert batch_count([1, 2]) == 2
+    assert length_of(DataLoader(numbered(5), batch_size=2)) == 3
+    assert length_of(DataLoader(SizedStream(torch.arange(5.0)), batch_size=2)) == 3
+    assert length_of(DataLoader(Stream(torch.arange(5.0)), batch_size=2)) is None
+    assert length_of([1, 2]) == 2
 
 
 # The fast way: the same batches, the same draws ---------------------------------------------

@@ -4,12 +4,12 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from models import OwnLoss, TwoParts, line
 from torch import nn
 
 import luzpy as luz
 
-X = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
-Y = X.sum(1, keepdim=True)
+X, Y = line()
 
 
 def sgd_model(module=nn.Linear, **kwargs):
@@ -24,14 +24,6 @@ def weights(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-class WithLoss(nn.Linear):
-    def __init__(self):
-        super().__init__(3, 1)
-
-    def loss(self, input, target):
-        return ((input - target) ** 2).mean()
-
-
 class WithStep(nn.Linear):
     def __init__(self):
         super().__init__(3, 1)
@@ -39,7 +31,7 @@ class WithStep(nn.Linear):
     def step(self): ...
 
 
-class WithOptimizers(WithLoss):
+class WithOptimizers(OwnLoss):
     def set_optimizers(self, lr=0.01):
         return torch.optim.Adam(self.parameters(), lr=lr)
 
@@ -81,7 +73,7 @@ def test_what_setup_made_is_no_module():
         sgd_model(linear())
 
 
-@pytest.mark.parametrize("module", [WithLoss, WithStep, WithLoss(), WithStep()])
+@pytest.mark.parametrize("module", [OwnLoss, WithStep, OwnLoss(), WithStep()])
 def test_a_module_may_bring_its_own_loss(module):
     assert luz.setup(module, optimizer=torch.optim.SGD).loss is None
 
@@ -111,24 +103,10 @@ def test_a_plain_module_can_be_fitted(valid_data, sets):
 
 # R: test-module.R, "Multiple optimizers"
 def test_a_module_may_have_several_optimizers():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model1, self.model2 = nn.Linear(3, 1), nn.Linear(3, 1)
-
-        def forward(self, x):
-            return self.model1(x) + self.model2(x)
-
-        def set_optimizers(self):
-            return {
-                "one": torch.optim.Adam(self.model1.parameters(), lr=0.01),
-                "two": torch.optim.Adam(self.model2.parameters(), lr=0.01),
-            }
-
-    model = luz.setup(Two, nn.MSELoss())
+    model = luz.setup(TwoParts(3), nn.MSELoss())
     start, trained = model(), model.fit((X, Y), epochs=1, verbose=False).model
-    assert not torch.equal(start.model1.weight, trained.model1.weight)
-    assert not torch.equal(start.model2.weight, trained.model2.weight)
+    assert not torch.equal(start.one.weight, trained.one.weight)
+    assert not torch.equal(start.two.weight, trained.two.weight)
 
 
 # R: test-module.R, "cutom backward"
@@ -301,7 +279,7 @@ def test_numpys_and_pythons_draws_are_seeded_too():
 def test_it_says_what_it_is_made_of():
     model = luz.setup(nn.Linear, nn.MSELoss(), torch.optim.Adam, [luz.metrics.MAE()])
     assert repr(model.set_hparams(in_features=3).set_opt_hparams(lr=0.1)).splitlines() == [
-        "A `luz_module_generator` of Linear",
+        "<LuzModule of Linear>",
         "* Loss: MSELoss",
         "* Optimizer: Adam",
         "* Hyperparameters: in_features=3",
@@ -315,12 +293,12 @@ def test_it_says_what_it_is_made_of():
     [(WithOptimizers, "WithOptimizers"), (WithOptimizers(), "WithOptimizers")],
 )
 def test_what_the_module_brings_itself_is_not_named(module, name):
-    assert repr(luz.setup(module)) == f"A `luz_module_generator` of {name}"
+    assert repr(luz.setup(module)) == f"<LuzModule of {name}>"
 
 
 def test_a_function_prints_its_name():
     model = luz.setup(lambda: nn.Linear(3, 1), nn.functional.mse_loss, torch.optim.SGD)
     assert repr(model).splitlines()[:2] == [
-        "A `luz_module_generator` of <lambda>",
+        "<LuzModule of <lambda>>",
         "* Loss: mse_loss",
     ]

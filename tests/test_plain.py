@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luzpy.files import container
-from luzpy.plain import first_foreign, plain, unplain
+from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
 
 SCALARS = (
     st.none()
@@ -51,10 +51,10 @@ def equal(a, b):
 @given(value=VALUES)
 def test_plain_values_come_back_from_a_file(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("plain") / "a.pt"
-    made = plain(value)
-    assert first_foreign(made) is None
+    made = to_primitives(value)
+    assert find_unsupported(made) is None
     container.write(path, "thing", {"x": made})
-    assert equal(unplain(container.read(path, "thing")["x"]), value)
+    assert equal(from_primitives(container.read(path, "thing")["x"]), value)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_plain_values_come_back_from_a_file(tmp_path_factory, value):
     ],
 )
 def test_arrays_come_back_as_arrays(tmp_path, array):
-    container.write(tmp_path / "a.pt", "thing", {"x": plain({"deep": [array]})})
-    found = unplain(container.read(tmp_path / "a.pt", "thing")["x"])["deep"][0]
+    container.write(tmp_path / "a.pt", "thing", {"x": to_primitives({"deep": [array]})})
+    found = from_primitives(container.read(tmp_path / "a.pt", "thing")["x"])["deep"][0]
     assert isinstance(found, np.ndarray)
     assert found.dtype == array.dtype.newbyteorder("=")
     np.testing.assert_array_equal(found, array)
@@ -81,8 +81,8 @@ def test_arrays_come_back_as_arrays(tmp_path, array):
 
 @pytest.mark.parametrize("value", [np.float32(2), np.int64(3), np.bool_(True), np.str_("a")])
 def test_numpys_scalars_become_pythons(value):
-    assert type(plain(value)) in (float, int, bool, str)
-    assert plain(value) == value
+    assert type(to_primitives(value)) in (float, int, bool, str)
+    assert to_primitives(value) == value
 
 
 @pytest.mark.parametrize(
@@ -95,16 +95,16 @@ def test_numpys_scalars_become_pythons(value):
     ],
 )
 def test_mappings_of_all_kinds_become_dicts(mapping):
-    assert type(plain(mapping)) is dict
-    assert plain(mapping) == dict(mapping)
+    assert type(to_primitives(mapping)) is dict
+    assert to_primitives(mapping) == dict(mapping)
 
 
 def test_a_copy_is_made_of_containers_and_arrays():
     array, inner = np.zeros(2), [1]
-    made = plain({"a": array, "b": inner})
+    made = to_primitives({"a": array, "b": inner})
     array[0] = 1
     inner.append(2)
-    assert unplain(made)["a"].tolist() == [0, 0]
+    assert from_primitives(made)["a"].tolist() == [0, 0]
     assert made["b"] == [1]
 
 
@@ -130,4 +130,4 @@ class Custom:
     ],
 )
 def test_what_is_foreign_is_named_with_its_place(value, named):
-    assert first_foreign(plain(value), "x") == named
+    assert find_unsupported(to_primitives(value), "x") == named

@@ -4,14 +4,13 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from models import line, regression
 from plotnine import coord_cartesian, ggplot
-from torch import nn
 
 import luzpy as luz
-from luzpy.plotting import plot_history, whole_breaks
+from luzpy.verbs.plot import plot_history, whole_breaks
 
-X = torch.randn(100, 10, generator=torch.Generator().manual_seed(1))
-Y = X.sum(1, keepdim=True)
+X, Y = line(100, 10)
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +20,7 @@ def close_figures():
 
 
 def fit(epochs=10, metrics=None, valid_data=(X, Y)):
-    model = luz.setup(nn.Linear, nn.MSELoss(), torch.optim.Adam, metrics)
-    model = model.set_hparams(in_features=10, out_features=1).set_opt_hparams(lr=0.001)
+    model = regression(10, torch.optim.Adam, metrics, lr=0.001)
     return model.fit((X, Y), epochs, valid_data=valid_data, verbose=False)
 
 
@@ -121,7 +119,7 @@ def test_not_one_epoch_is_an_error():
     def interrupt(ctx):
         raise KeyboardInterrupt
 
-    model = luz.setup(nn.Linear(10, 1), nn.MSELoss(), torch.optim.SGD)
+    model = regression(10)
     callback = luz.Callback.from_functions(on_train_batch_end=interrupt)
     fitted = model.fit((X, Y), callbacks=callback, verbose=False)
     with pytest.raises(ValueError, match="`x` must have metrics to plot, got none"):

@@ -11,14 +11,14 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from models import Scale, Stream, line
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
-from luzpy.callback import HOOKS
+from luzpy.core.hooks import HOOKS
 
-X = torch.randn(100, 10, generator=torch.Generator().manual_seed(1))
-Y = X.sum(1, keepdim=True)
+X, Y = line(100, 10)
 Pair = collections.namedtuple("Pair", "first second")
 
 
@@ -34,16 +34,15 @@ def weight_of(output):
     return output.sum()
 
 
-class Shaped(nn.Module):
+class Shaped(Scale):
     """Gives what `shape` makes of the rows."""
 
     def __init__(self, shape):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(2.0))
+        super().__init__(2.0)
         self.shape = shape
 
     def forward(self, x):
-        return self.shape(self.scale * x)
+        return self.shape(super().forward(x))
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +69,6 @@ def test_rows_are_in_order_however_they_are_batched(linear, batch_size):
     assert torch.allclose(predictions, direct(linear), atol=1e-6)
 
 
-class Stream(IterableDataset):
-    def __iter__(self):
-        return iter(X)
-
-
 @pytest.mark.parametrize(
     "newdata",
     [
@@ -88,7 +82,7 @@ class Stream(IterableDataset):
         TensorDataset(X, Y),
         DataLoader(TensorDataset(X, Y), batch_size=9),
         DataLoader(X, batch_size=9),
-        Stream(),
+        Stream(X),
     ],
     ids=lambda data: f"{type(data).__module__.partition('.')[0]} {type(data).__name__}",
 )
@@ -186,7 +180,7 @@ def test_the_models_modes_are_restored(fails):
     modes = [part.training for part in fitted.model.modules()]
     callback = luz.Callback.from_functions(on_predict_batch_end=look)
     if fails:
-        with pytest.raises(luz.LuzError, match=r"at iteration 1 \(prediction\): RuntimeError: no"):
+        with pytest.raises(RuntimeError, match=r"at iteration 1 \(prediction\)"):
             fitted.predict(X, callbacks=callback)
     else:
         fitted.predict(X, callbacks=callback)
@@ -284,14 +278,9 @@ def test_a_ready_dataloader_is_taken_as_it_is(linear):
     assert torch.allclose(linear.predict(loader), direct(linear, X[order[:90]]), atol=1e-6)
 
 
-class Empty(IterableDataset):
-    def __iter__(self):
-        return iter(())
-
-
 @pytest.mark.parametrize(
     "newdata",
-    [X[:0], np.zeros((0, 10)), pd.DataFrame({"a": []}), TensorDataset(X[:0]), Empty()],
+    [X[:0], np.zeros((0, 10)), pd.DataFrame({"a": []}), TensorDataset(X[:0]), Stream(())],
     ids=lambda data: type(data).__name__,
 )
 def test_nothing_to_predict_on_is_an_error(linear, newdata):
@@ -327,6 +316,5 @@ def test_a_failing_dataset_says_which_batch(linear):
                 raise KeyError("lost")
             return super().__getitem__(index)
 
-    with pytest.raises(luz.LuzError, match=r"`newdata` failed to give batch 2 .*Key") as caught:
+    with pytest.raises(KeyError, match="in `newdata`, batch 2"):
         linear.predict(Broken(X))
-    assert isinstance(caught.value.__cause__, KeyError)

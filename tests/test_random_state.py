@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from luzpy.random_state import RandomState, generators_in, preserved_random_state, seed_all
+from luzpy.ground.random_state import RandomState, generators_in, preserved_random_state, seed_all
 
 
 def draws():
@@ -45,8 +45,8 @@ def test_a_state_comes_back_from_a_file(tmp_path):
     draws()
     state = RandomState.current()
     first = draws()
-    torch.save(state.to_plain(), tmp_path / "state.pt")
-    RandomState.from_plain(torch.load(tmp_path / "state.pt", weights_only=True)).restore()
+    torch.save(state.to_primitives(), tmp_path / "state.pt")
+    RandomState.from_primitives(torch.load(tmp_path / "state.pt", weights_only=True)).restore()
     assert draws() == first
 
 

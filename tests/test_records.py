@@ -4,18 +4,17 @@ import sys
 
 import pandas as pd
 import pytest
-import torch
+from models import line, regression
 from torch import nn
 
 import luzpy as luz
-from luzpy.records import metrics_frame, new_records
+from luzpy.ground.records import metrics_frame, new_records
 
-X = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
-Y = X.sum(1, keepdim=True)
+X, Y = line()
 
 
 def fit(**kwargs):
-    model = luz.setup(nn.Linear(3, 1), nn.MSELoss(), torch.optim.SGD, luz.metrics.MAE())
+    model = regression(metrics=luz.metrics.MAE())
     return model.fit((X, Y), epochs=2, valid_data=(X, Y), verbose=False, **kwargs)
 
 

@@ -1,22 +1,21 @@
 """The page that shows the loop: its code is run beside luzpy, its tables are compared with it."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from models import line
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
-from luzpy.callback import HOOKS
-from luzpy.fitting import FIT_DEFAULTS
+from luzpy.core.hooks import HOOKS
+from luzpy.verbs.fit import FIT_DEFAULTS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "what-happens-in-fit.md").read_text()
-
-
-class StopEarly(Exception):
-    pass
 
 
 class Loop:
@@ -24,8 +23,9 @@ class Loop:
 
     def __init__(self, interfere=lambda hook: None):
         self.calls = []
+        self.stopped = None
         self.interfere = interfere
-        namespace = {"torch": torch, "StopEarly": StopEarly, "call": self.call}
+        namespace = {"torch": torch, "call": self.call, "stop_reason": lambda: self.stopped}
         for block in re.findall(r"```python\n(.+?)```", PAGE, re.S):
             exec(block, namespace)
         self.fit, self.predict = namespace["fit"], namespace["predict"]
@@ -57,8 +57,7 @@ class Net(nn.Sequential):
 
 
 def data(n):
-    x = torch.randn(n, 3, generator=torch.Generator().manual_seed(n))
-    return DataLoader(TensorDataset(x, x.sum(1, keepdim=True)), batch_size=8)
+    return DataLoader(TensorDataset(*line(n, seed=n)), batch_size=8)
 
 
 def same_weights(one, other):
@@ -98,38 +97,102 @@ def test_a_part_put_into_another_mode_stays_in_it(hook):
     assert not torch.equal(plain[2].running_mean, usual[2].running_mean)
 
 
-class Stopping(luz.Callback):
-    """Presses Ctrl-C, as it were, in the second epoch."""
+def stopping(when, stop):
+    """A callback that calls `stop(ctx)` the fourth time in a run that it has the hook `when`."""
+    times = []
 
-    def on_train_end(self, ctx):
-        if ctx.epoch == 2:
-            raise KeyboardInterrupt
+    def count(ctx):
+        times.append(None)
+        if len(times) == 4:
+            stop(ctx)
+
+    return luz.Callback.from_functions(on_fit_begin=lambda ctx: times.clear(), **{when: count})
 
 
-ENDINGS = {
-    "interrupted": (KeyboardInterrupt, "on_train_end", Stopping()),
-    "early stopping": (
-        StopEarly,
+def enough(when):
+    return stopping(when, lambda ctx: ctx.stop("enough"))
+
+
+# How a run ends, at which hook, by which callback; there are two batches for each part of an epoch.
+CTRL_C = stopping("on_train_batch_end", lambda ctx: os.kill(os.getpid(), signal.SIGINT))
+ENDINGS = [
+    ("completed", None, luz.Callback()),
+    ("interrupted", "on_train_batch_end", CTRL_C),
+    (
+        "early stopping",
         "on_epoch_end",
-        luz.callbacks.EarlyStopping("train_loss", baseline=0, patience=2),
+        luz.callbacks.EarlyStopping("train_loss", baseline=0, patience=4),
     ),
-}
+    *(("enough", when, enough(when)) for when in HOOKS[1:18]),
+]
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_the_code_ends_as_fit_does(ending):
-    error, when, callback = ENDINGS[ending]
+@pytest.mark.parametrize(
+    ("ending", "when", "callback", "with_validation"),
+    [
+        *((*ending, True) for ending in ENDINGS),
+        *((*ending, False) for ending in ENDINGS if "valid" not in str(ending[1])),
+    ],
+)
+def test_the_code_ends_as_fit_does(ending, when, callback, with_validation):
     model = luz.setup(Net, nn.MSELoss(), seed=1).set_opt_hparams(n=1)
-    recorder = Recorder()
-    assert model.fit(data(8), 9, [recorder, callback], data(8)).stopped == ending
+    recorder, valid_data = Recorder(), data(16) if with_validation else None
+    torch.manual_seed(2)
+    fitted = model.fit(data(16), 6, [recorder, callback], valid_data)
+    assert fitted.stopped == ending
 
     def interfere(hook):
-        if hook == when and loop.calls.count(hook) == 2:
-            raise error
+        if hook == when and loop.calls.count(hook) == 4:
+            loop.stopped = ending
 
     loop, plain = Loop(interfere), model()
-    loop.fit(plain, plain.set_optimizers(1), nn.MSELoss(), data(8), data(8), 9)
+    torch.manual_seed(2)
+    optimizers = plain.set_optimizers(1)
+    assert loop.fit(plain, optimizers, nn.MSELoss(), data(16), valid_data, 6) == ending
     assert recorder.calls == loop.calls
+    assert same_weights(fitted.model, plain)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_evaluate_and_predict_end_as_the_page_says(verb):
+    model = luz.setup(Net, nn.MSELoss(), seed=1).set_opt_hparams(n=1)
+    fitted = model.fit(data(8), 1)
+    when = {"evaluate": "on_valid_batch_end", "predict": "on_predict_batch_end"}[verb]
+    recorder, rows = Recorder(), data(80)
+    found = getattr(fitted, verb)(rows, callbacks=[recorder, enough(when)], verbose=False)
+    assert recorder.calls.count(when) == 4
+    x, y = (part[:32] for part in rows.dataset.tensors)
+    with torch.no_grad():
+        expected = fitted.model(x)
+    if verb == "predict":
+        torch.testing.assert_close(found, expected)
+    else:
+        assert found["loss"] == pytest.approx(nn.functional.mse_loss(expected, y).item())
+
+
+def test_a_keyboard_interrupt_of_a_callback_ends_the_run_at_once():
+    recorder = Recorder()
+
+    def press(ctx):
+        raise KeyboardInterrupt
+
+    callback = stopping("on_train_batch_after_pred", press)
+    model = luz.setup(Net, nn.MSELoss(), seed=1).set_opt_hparams(n=1)
+    assert model.fit(data(16), 6, [recorder, callback]).stopped == "interrupted"
+    assert recorder.calls[-3:] == ["on_train_batch_after_pred", "on_interrupt", "on_fit_end"]
+
+
+def test_after_an_error_on_fit_end_is_not_called():
+    recorder = Recorder()
+
+    def fail(ctx):
+        raise KeyError("nothing")
+
+    model = luz.setup(Net, nn.MSELoss(), seed=1).set_opt_hparams(n=1)
+    with pytest.raises(KeyError) as caught:
+        model.fit(data(16), 6, [recorder, stopping("on_train_batch_end", fail)])
+    assert recorder.calls[-1] == "on_train_batch_end"
+    assert "epoch 2, iteration 2 (training)" in caught.value.__notes__[0]
 
 
 def test_the_code_is_what_evaluate_and_predict_do():

@@ -1,7 +1,5 @@
 """What may be done at the hooks of a run."""
 
-from luzpy.callback import Callback
-from luzpy.callbacks.auto_resume import AutoResume
 from luzpy.callbacks.csv_logger import CSVLogger
 from luzpy.callbacks.cutmix import CutMix
 from luzpy.callbacks.early_stopping import EarlyStopping
@@ -18,6 +16,8 @@ from luzpy.callbacks.progress import Progress
 from luzpy.callbacks.resume_from_checkpoint import ResumeFromCheckpoint
 from luzpy.callbacks.tfevents import TFEvents
 from luzpy.callbacks.train_valid import TrainValid
+from luzpy.core.callback import Callback
+from luzpy.resume.auto_resume import AutoResume
 
 __all__ = [
     "AutoResume",

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import Any, final
 
-from luzpy.callback import Callback
-from luzpy.context import Context
-from luzpy.errors import LuzError
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
 from luzpy.files.atomic import real_path, written_atomically
+from luzpy.ground.errors import LuzError
+from luzpy.ground.records import SETS, epoch_metrics
 
 KEYS = ("epoch", "set")
 
@@ -45,11 +46,9 @@ class CSVLogger(Callback):
         self._rows: list[dict[str, Any]] | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """Start afresh."""
         self._rows = None
 
     def on_epoch_end(self, ctx: Context) -> None:
-        """Write the epoch's rows."""
         if not ctx.accelerator.is_main:
             return
         if self._rows is None:
@@ -89,7 +88,8 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
 
 def _epoch_rows(ctx: Context) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for split, epochs in ctx.records["metrics"].items():
-        if len(epochs) >= ctx.epoch and epochs[ctx.epoch - 1]:
-            rows.append({"epoch": ctx.epoch, "set": split, **epochs[ctx.epoch - 1]})
+    for set in SETS:
+        metrics = epoch_metrics(ctx.records, set, ctx.epoch)
+        if metrics:
+            rows.append({"epoch": ctx.epoch, "set": set, **metrics})
     return rows

@@ -45,7 +45,6 @@ class CutMix(Mixing):
         super().__init__(alpha, run_valid, auto_loss)
 
     def mix(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, MixedTarget]:
-        """Paste the rectangles."""
         from torchvision.transforms import v2  # pyright: ignore[reportMissingTypeStubs]
 
         if x.ndim != 4:

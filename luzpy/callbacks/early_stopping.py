@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
-from luzpy.callback import Callback
-from luzpy.callbacks.monitor import Monitor, check_number
-from luzpy.context import Context, StopFit
+from luzpy.callbacks.monitor import Monitor
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
+from luzpy.ground.arguments import check_number
+from luzpy.ground.types import Values
 
 
 @final
@@ -47,7 +49,7 @@ class EarlyStopping(Callback):
         self.monitor: Monitor = Monitor(monitor, mode, min_delta)
         check_number("patience", patience, minimum=0)
         if baseline is not None:
-            check_number("baseline", baseline, minimum=float("-inf"))
+            check_number("baseline", baseline)
         self.patience = patience
         self.baseline = baseline
         self._begin()
@@ -57,12 +59,10 @@ class EarlyStopping(Callback):
         self.patience_counter: int = 0
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """Start afresh."""
         self.monitor.check(ctx)
         self._begin()
 
     def on_epoch_end(self, ctx: Context) -> None:
-        """Judge the epoch."""
         value = self.monitor.value(ctx)
         if self.monitor.improved(value, self.current_best):
             self.current_best = value
@@ -70,19 +70,16 @@ class EarlyStopping(Callback):
             return
         self.patience_counter += 1
         if self.patience_counter >= max(self.patience, 1) and ctx.epoch >= ctx.min_epochs:
-            raise StopFit("early stopping", "on_early_stopping")
+            ctx.stop("early stopping")
 
     def on_early_stopping(self, ctx: Context) -> None:
-        """Say so."""
         if ctx.verbose:
             print(f"Early stopping at epoch {ctx.epoch} of {ctx.max_epochs}")
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> Values:
         return {"current_best": self.current_best, "patience_counter": self.patience_counter}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+    def load_state_dict(self, state: Values) -> None:
         self.current_best = state["current_best"]
         self.patience_counter = state["patience_counter"]
 

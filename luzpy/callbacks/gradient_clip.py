@@ -6,9 +6,9 @@ from typing import Any, final
 
 from torch.nn.utils import clip_grad_norm_
 
-from luzpy.callback import Callback
-from luzpy.callbacks.monitor import check_number
-from luzpy.context import Context
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
+from luzpy.ground.arguments import check_number, is_number
 
 
 @final
@@ -41,7 +41,6 @@ class GradientClip(Callback):
         self.norm_type = norm_type
 
     def on_train_batch_before_step(self, ctx: Context) -> None:
-        """Clip."""
         clip_grad_norm_(ctx.model.parameters(), self.max_norm, self.norm_type)
 
     def __repr__(self) -> str:
@@ -52,7 +51,7 @@ class GradientClip(Callback):
 
 
 def _check_norm_type(norm_type: Any) -> None:
-    if isinstance(norm_type, bool) or not isinstance(norm_type, (int, float)):
+    if not is_number(norm_type):
         raise TypeError(f"`norm_type` must be a number, got {norm_type!r}.")
     if not norm_type > 0:
         raise ValueError(f"`norm_type` must be positive, got {norm_type!r}.")

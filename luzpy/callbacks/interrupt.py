@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-import threading
 from types import FrameType
-from typing import Any, final
+from typing import final
 
-from luzpy.callback import Callback
-from luzpy.context import Context, StopFit
-from luzpy.loop import SecondInterrupt
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, at_exit
+from luzpy.ground.signals import replace_handler, replaceable
 
 
 @final
@@ -21,26 +20,16 @@ class Interrupt(Callback):
     second one raises `KeyboardInterrupt` at once. Port of R luz's `luz_callback_interrupt()`.
     """
 
-    def __init__(self) -> None:
-        self._previous: Any = None
-
     def on_fit_begin(self, ctx: Context) -> None:
-        """Listen for Ctrl-C (only the main thread can)."""
-        self._previous = None
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-        ):
+        if not replaceable(signal.SIGINT):
+            return
+        pressed = False
 
-            def pressed(signum: int, frame: FrameType | None) -> None:
-                if ctx.stop_wanted is not None:
-                    raise SecondInterrupt
-                ctx.request_stop(StopFit("interrupted", "on_interrupt"))
+        def press(signum: int, frame: FrameType | None) -> None:
+            nonlocal pressed
+            if pressed:
+                raise KeyboardInterrupt
+            pressed = True
+            ctx.stop("interrupted")
 
-            self._previous = signal.signal(signal.SIGINT, pressed)
-            ctx.at_exit.append(self._stop_listening)
-
-    def _stop_listening(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        at_exit(ctx, replace_handler(signal.SIGINT, press))

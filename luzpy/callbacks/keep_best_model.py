@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
-from luzpy.callback import Callback
 from luzpy.callbacks.monitor import Monitor
-from luzpy.context import Context
-from luzpy.distributed.whole import spread_like, whole
-from luzpy.files.checkpoint import to_cpu_copy
-from luzpy.loop import unwrapped
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
+from luzpy.core.modules import unwrapped
+from luzpy.files.checkpoint import load_model_state
+from luzpy.ground.nested import to_cpu_copy
+from luzpy.ground.types import Values
 
 
 @final
@@ -44,33 +45,28 @@ class KeepBestModel(Callback):
 
     def _begin(self) -> None:
         self.current_best: float | None = None
-        self._best: dict[str, Any] | None = None
+        self._best: Values | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """Start afresh."""
         self.monitor.check(ctx)
         self._begin()
 
     def on_epoch_end(self, ctx: Context) -> None:
-        """Keep the epoch's weights if it is the best so far."""
         value = self.monitor.value(ctx)
         if self.monitor.improved(value, self.current_best):
             self.current_best = value
-            self._best = to_cpu_copy(whole(unwrapped(ctx.model).state_dict()))
+            state = ctx.accelerator.full_state(unwrapped(ctx.model).state_dict())
+            self._best = to_cpu_copy(state)
 
     def on_fit_end(self, ctx: Context) -> None:
-        """Put the best weights back."""
         if self._best is not None:
-            model = unwrapped(ctx.model)
-            model.load_state_dict(spread_like(model.state_dict(), self._best))
+            load_model_state(ctx, self._best)
         self._best = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> Values:
         return {"current_best": self.current_best, "best": self._best}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+    def load_state_dict(self, state: Values) -> None:
         self.current_best = state["current_best"]
         self._best = state["best"]
 

@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, final
 
-from luzpy.callback import HOOKS, Callback
 from luzpy.callbacks.monitor import Monitor
-from luzpy.context import Context
-from luzpy.errors import LuzError
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
+from luzpy.core.hooks import HOOKS
+from luzpy.ground.errors import LuzError
+from luzpy.ground.types import Values
 
 
 @final
@@ -66,7 +68,6 @@ class LRScheduler(Callback):
         setattr(self, call_on, self._step)
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """Make the scheduler."""
         name = self.opt_name
         if name is None:
             if len(ctx.optimizers) > 1:
@@ -105,12 +106,10 @@ class LRScheduler(Callback):
         else:
             self.scheduler.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> Values:
         return {} if self.scheduler is None else self.scheduler.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+    def load_state_dict(self, state: Values) -> None:
         self.scheduler.load_state_dict(state)
 
     def __repr__(self) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast, final
+from typing import final
 
 import torch
 
-from luzpy.callback import Callback
-from luzpy.context import Context
-from luzpy.data import map_tensors
-from luzpy.device import to_device
-from luzpy.distributed.shared_metric import SharedMetric
-from luzpy.errors import LuzError
-from luzpy.loop import unwrapped
-from luzpy.metrics.base import Metric, keep_to_itself, named_values
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, internals, where
+from luzpy.core.modules import unwrapped
+from luzpy.ground.errors import LuzError, add_note
+from luzpy.ground.nested import detached, to_device
+from luzpy.ground.types import Values
 from luzpy.metrics.loss import LossAverage
+from luzpy.metrics.metric import Metric, disable_sync
+from luzpy.metrics.values import named_values
 
 
 @final
@@ -33,39 +33,32 @@ class Metrics(Callback):
         self._under_way: str | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """The run's own copies."""
         self._metrics, self._device = ctx.metrics, ctx.device
         self._accumulated, self._under_way = {}, None
         for split in ctx.metrics:
             _copy_templates(ctx, split)
 
     def on_train_begin(self, ctx: Context) -> None:
-        """Fresh metrics for the epoch."""
         self._begin(ctx, "train")
 
     def on_train_batch_end(self, ctx: Context) -> None:
-        """Take in a batch."""
         _update(ctx, "train")
 
     def on_train_end(self, ctx: Context) -> None:
-        """Log the epoch's values."""
         _log(ctx, "train")
         self._under_way = None
 
     def on_valid_begin(self, ctx: Context) -> None:
-        """Fresh metrics for the epoch."""
         self._begin(ctx, "valid")
 
     def on_valid_batch_end(self, ctx: Context) -> None:
-        """Take in a batch."""
         _update(ctx, "valid")
 
     def on_valid_end(self, ctx: Context) -> None:
-        """Log the epoch's values."""
         _log(ctx, "valid")
         self._under_way = None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Values:
         """What a checkpoint in the middle of an epoch keeps: all that was accumulated so far.
 
         Raises:
@@ -88,8 +81,7 @@ class Metrics(Callback):
                     )
         return kept
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+    def load_state_dict(self, state: Values) -> None:
         for split, states in state.items():
             for metric, saved in zip(self._metrics[split], states, strict=True):
                 metric.load_state_dict(to_device(saved, self._device))
@@ -107,20 +99,14 @@ class Metrics(Callback):
 
 def _copy_templates(ctx: Context, split: str) -> None:
     loss = LossAverage(reused=hasattr(unwrapped(ctx.model), "step"))
-    metrics: list[Metric] = [loss, *copy.deepcopy(getattr(ctx.metric_set, split))]
-    ranks = ctx.accelerator.ranks
-    if ranks.size > 1:
-        metrics = [SharedMetric(metric, ranks, ctx.device) for metric in metrics]
-    ctx.metrics[split] = metrics
+    metrics: list[Metric] = [loss, *copy.deepcopy(getattr(internals(ctx).metric_set, split))]
+    loader = ctx.train_data if split == "train" else ctx.valid_data
+    ctx.metrics[split] = [ctx.accelerator.prepare_metric(metric, loader) for metric in metrics]
 
 
 def _update(ctx: Context, split: str) -> None:
     loss, *others = ctx.metrics[split]
-    if ctx.stands_in:
-        for metric in others:
-            cast(SharedMetric, metric).skip()
-        return
-    loss.update(ctx.loss, ctx.batch_size)
+    loss.update(ctx.loss, internals(ctx).n_rows)
     if not others:
         return
     preds, target = detached(ctx.pred), ctx.target
@@ -128,7 +114,8 @@ def _update(ctx: Context, split: str) -> None:
         try:
             metric.update(preds, target)
         except Exception as err:
-            raise _failure(ctx, metric, "update", err) from err
+            _annotate(err, ctx, metric, "update")
+            raise
 
 
 def _log(ctx: Context, split: str) -> None:
@@ -139,31 +126,20 @@ def _log(ctx: Context, split: str) -> None:
 
 def computed(ctx: Context, metric: Metric) -> dict[str, float]:
     """The rows that `metric` makes of the batches so far."""
-    if ctx.accelerator.ranks.size == 1:  # though there may be other processes
-        keep_to_itself(metric)
+    if not metric.is_shared:  # though several processes may have been launched
+        disable_sync(metric)
     try:
         return named_values(metric.abbrev, metric.compute())
     except Exception as err:
-        raise _failure(ctx, metric, "compute", err) from err
+        _annotate(err, ctx, metric, "compute")
+        raise
 
 
-def detached(pred: Any) -> Any:
-    """A prediction without its graph."""
-    if isinstance(pred, torch.Tensor):
-        return pred.detach() if pred.requires_grad else pred
-    if isinstance(pred, (tuple, list, dict)):
-        try:
-            return map_tensors(torch.Tensor.detach, pred)
-        except TypeError:  # something in it is neither a tensor nor a container
-            return cast(Any, pred)
-    return pred
-
-
-def _failure(ctx: Context, metric: Metric, method: str, err: Exception) -> LuzError:
-    failure = ctx.failure(f"`{method}` of the metric {metric.abbrev!r}", err)
+def _annotate(err: Exception, ctx: Context, metric: Metric, method: str) -> None:
+    note = f"in `{method}` of the metric {metric.abbrev!r}, {where(ctx)}."
     if isinstance(ctx.target, tuple):
-        failure.add_note(
-            "The target is a tuple, as Mixup and CutMix make it: give metrics that want a tensor "
+        note += (
+            " The target is a tuple, as Mixup and CutMix make it: give metrics that want a tensor "
             "to `setup` as MetricSet(valid_metrics=...)."
         )
-    return failure
+    add_note(err, note)

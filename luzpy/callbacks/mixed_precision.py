@@ -7,9 +7,11 @@ from typing import Any, final
 
 import torch
 
-from luzpy.callback import Callback
-from luzpy.context import Context
-from luzpy.data import map_tensors
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, at_exit, internals
+from luzpy.core.modules import trained_parameters
+from luzpy.ground.nested import map_nested
+from luzpy.ground.types import Values
 
 DTYPES = (torch.float16, torch.bfloat16)
 
@@ -24,7 +26,7 @@ class MixedPrecision(Callback):
     (R luz clips the scaled ones), and a step is skipped when one of them is not finite.
     Port of R luz's `luz_callback_mixed_precision()`.
 
-    A module with a `step` of its own enters autocast with `with ctx.forward_context:` around its
+    A module with a `step` of its own enters autocast with `with ctx.autocast():` around its
     forward passes and losses. To have its loss scaled it does what luzpy's own step does: it sets
     `ctx.loss_grad`, calls `ctx.call("on_train_batch_before_backward")`, then
     `ctx.backward(ctx.loss_grad)`, `ctx.call("on_train_batch_before_step")` and
@@ -32,7 +34,7 @@ class MixedPrecision(Callback):
 
     Args:
         dtype: `torch.float16` or `torch.bfloat16`, whatever the device; if None, that of the
-            accelerator's `mixed_precision`, where it has one.
+            accelerator's `mixed_precision`, else as said above.
         **grad_scaler_options: Arguments of `torch.amp.GradScaler`, such as `init_scale`;
             `enabled` is True for float16 only, unless given.
 
@@ -68,17 +70,20 @@ class MixedPrecision(Callback):
         self._scaled = self._unscaled = self._stepped = self._finite = False
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """A fresh scaler."""
+        if ctx.accelerator.is_sharded:  # FSDP computes in its own precision
+            raise ValueError(
+                "`callbacks` must not hold MixedPrecision with FSDP: set the `mixed_precision` of "
+                "the accelerate.Accelerator."
+            )
         dtype = self._autocast(ctx)
         options = {"enabled": dtype == torch.float16, **self.grad_scaler_options}
         self.scaler = torch.amp.GradScaler(ctx.device.type, **options)
         self._gradients = _Gradients(ctx)
         self._step, ctx.step_opt = ctx.step_opt, self._step_if_finite
         self._scaled = self._unscaled = self._stepped = self._finite = False
-        ctx.at_exit.append(self._end)
+        at_exit(ctx, self._end)
 
     def on_train_batch_before_backward(self, ctx: Context) -> None:
-        """Scale the loss."""
         if ctx.loss_grad is None or self.scaler is None:
             return
         if self._stepped:
@@ -88,30 +93,21 @@ class MixedPrecision(Callback):
         self._scaled = True
 
     def on_train_batch_before_step(self, ctx: Context) -> None:
-        """Unscale the gradients."""
         self._unscale()
 
     def on_valid_begin(self, ctx: Context) -> None:
-        """Autocast, in `evaluate`."""
         self._autocast(ctx)
 
     def on_predict_begin(self, ctx: Context) -> None:
-        """Autocast."""
         self._autocast(ctx)
 
     def on_predict_batch_end(self, ctx: Context) -> None:
-        """Predictions in float32, which NumPy and pandas know."""
-        try:
-            ctx.pred = _in_float32(ctx.pred)
-        except TypeError:  # something in it is neither a tensor nor a container
-            return
+        ctx.pred = map_nested(_in_float32, ctx.pred)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> Values:
         return {} if self.scaler is None else self.scaler.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint (of float16: others have no state)."""
+    def load_state_dict(self, state: Values) -> None:
         if state and self.scaler is not None:
             self.scaler.load_state_dict(state)
 
@@ -123,7 +119,7 @@ class MixedPrecision(Callback):
         on_cuda = ctx.device.type == "cuda"
         by_device = torch.float16 if on_cuda else torch.bfloat16
         dtype = self.dtype or ctx.accelerator.dtype or by_device
-        ctx.forward_context = torch.autocast(ctx.device.type, dtype=dtype)
+        internals(ctx).autocast = torch.autocast(ctx.device.type, dtype=dtype)
         return dtype
 
     # All gradients of the model are unscaled and judged together, once for each backward pass,
@@ -158,16 +154,12 @@ class _Gradients(torch.optim.Optimizer):
     """What the scaler takes for an optimizer: every parameter; a step only says "finite"."""
 
     def __init__(self, ctx: Context) -> None:
-        parameters = list(ctx.model.parameters())
-        for optimizer in ctx.optimizers.values():
-            for group in optimizer.param_groups:
-                parameters += group["params"]
-        super().__init__(list(dict.fromkeys(parameters)), {})
+        super().__init__(trained_parameters(ctx), {})
 
     def step(self, closure: Any = None) -> Any:
         """Called by the scaler only if every gradient is finite."""
         return True
 
 
-def _in_float32(pred: Any) -> Any:
-    return map_tensors(lambda tensor: tensor.float() if tensor.dtype in DTYPES else tensor, pred)
+def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in DTYPES else tensor

@@ -8,9 +8,10 @@ from typing import Any, final
 
 import torch
 
-from luzpy.callback import Callback
-from luzpy.callbacks.monitor import check_number
-from luzpy.context import Context
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
+from luzpy.ground.arguments import check_flag, check_number
+from luzpy.ground.types import Batch
 from luzpy.nn.mixup import MixedTarget, MixupLoss, batch_items, is_mixed, mixed_loss, unreduced
 
 
@@ -28,11 +29,9 @@ class Mixing(Callback, ABC):
     """
 
     def __init__(self, alpha: float, run_valid: bool, auto_loss: bool) -> None:
-        check_number("alpha", alpha, minimum=0)
-        if alpha == 0:
-            raise ValueError("`alpha` must be positive, got 0.")
-        _check_flag("run_valid", run_valid)
-        _check_flag("auto_loss", auto_loss)
+        check_number("alpha", alpha, above=0)
+        check_flag("run_valid", run_valid)
+        check_flag("auto_loss", auto_loss)
         self.alpha: float = float(alpha)
         self.run_valid = run_valid
         self.auto_loss = auto_loss
@@ -42,19 +41,15 @@ class Mixing(Callback, ABC):
         """The mixed input and `((y1, y2), weight)`, the weight being the share of y2."""
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """Make the loss fit."""
         self._fit_loss(ctx)
 
     def on_train_batch_begin(self, ctx: Context) -> None:
-        """Mix the batch."""
         self._mix_batch(ctx)
 
     def on_valid_begin(self, ctx: Context) -> None:
-        """Make the loss fit, in `evaluate`."""
         self._fit_loss(ctx)
 
     def on_valid_batch_begin(self, ctx: Context) -> None:
-        """Mix the batch, if asked to."""
         if self.run_valid:
             self._mix_batch(ctx)
 
@@ -71,11 +66,6 @@ class Mixing(Callback, ABC):
         return f"<luzpy.callbacks.{type(self).__name__}: alpha {self.alpha:g}>"
 
 
-def _check_flag(name: str, flag: Any) -> None:
-    if not isinstance(flag, bool):
-        raise TypeError(f"`{name}` must be True or False, got {flag!r}.")
-
-
 @final
 class _AutoLoss:
     """`loss`, item by item where targets are mixed, and its mean where they are not."""
@@ -84,7 +74,7 @@ class _AutoLoss:
         self.loss = loss
         self.unreduced = unreduced(loss)
 
-    def __call__(self, input: Any, target: Any) -> torch.Tensor:
+    def __call__(self, input: Batch, target: Batch) -> torch.Tensor:
         if is_mixed(target):
             return mixed_loss(self.unreduced, input, target)
         return self.loss(input, target).mean()

@@ -44,6 +44,5 @@ class Mixup(Mixing):
         super().__init__(alpha, run_valid, auto_loss)
 
     def mix(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, MixedTarget]:
-        """Blend the items."""
         weight = torch.distributions.Beta(self.alpha, self.alpha).sample((len(y),))
         return mixup(x, y, torch.maximum(weight, 1 - weight))

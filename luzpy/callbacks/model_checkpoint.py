@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any, cast, final
+from typing import final
 
-from luzpy.callback import Callback
 from luzpy.callbacks.monitor import Monitor
-from luzpy.context import Context
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
 from luzpy.files.atomic import real_path
 from luzpy.files.checkpoint import write_checkpoint
 from luzpy.files.template import PathTemplate
+from luzpy.ground.arguments import check_flag
+from luzpy.ground.types import Values
 
 DEFAULT_NAME = "epoch-{epoch:02d}-{monitor_name}-{monitor:.3f}.pt"
 
@@ -51,8 +53,7 @@ class ModelCheckpoint(Callback):
         min_delta: float = 0,
     ) -> None:
         real_path(path)
-        if not isinstance(cast(Any, save_best_only), bool):
-            raise TypeError(f"`save_best_only` must be True or False, got {save_best_only!r}.")
+        check_flag("save_best_only", save_best_only)
         name = os.fspath(path)
         if name.endswith(("/", os.sep)):
             name += DEFAULT_NAME
@@ -62,12 +63,10 @@ class ModelCheckpoint(Callback):
         self.current_best: float | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """Start afresh."""
         self.monitor.check(ctx)
         self.current_best = None
 
     def on_epoch_end(self, ctx: Context) -> None:
-        """Write the epoch, if it is to be."""
         value = self.monitor.value(ctx)
         improved = self.monitor.improved(value, self.current_best)
         if improved:
@@ -77,12 +76,10 @@ class ModelCheckpoint(Callback):
                 ctx, self.path.fill(epoch=ctx.epoch, monitor_name=self.monitor.name, monitor=value)
             )
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> Values:
         return {"current_best": self.current_best}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+    def load_state_dict(self, state: Values) -> None:
         self.current_best = state["current_best"]
 
     def __repr__(self) -> str:

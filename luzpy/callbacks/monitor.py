@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import attrs
 
-from luzpy.context import Context
-from luzpy.errors import LuzError
+from luzpy.core.context import Context
+from luzpy.ground.arguments import check_choice, check_number
+from luzpy.ground.errors import LuzError
+from luzpy.ground.records import epoch_metrics
 
 MODES = ("min", "max", "zero")
 
@@ -39,8 +40,7 @@ class Monitor:
                 "`monitor` must be 'train_<metric>' or 'valid_<metric>', for example "
                 f"'valid_loss', got {self.name!r}."
             )
-        if self.mode not in MODES:
-            raise ValueError(f"`mode` must be one of {', '.join(MODES)}, got {self.mode!r}.")
+        check_choice("mode", self.mode, MODES)
         check_number("min_delta", self.min_delta, minimum=0)
         object.__setattr__(self, "set", split)
         object.__setattr__(self, "metric", metric.lower())
@@ -63,11 +63,10 @@ class Monitor:
         Raises:
             LuzError: If there is none of that name.
         """
-        epochs = ctx.records["metrics"].get(self.set, [])
-        rows: dict[str, float] = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
+        rows = epoch_metrics(ctx.records, self.set, ctx.epoch)
         for name, value in rows.items():
             if name.lower() == self.metric:  # `ctx.log_metric` keeps names as they are given
-                return ctx.accelerator.ranks.from_main(value)
+                return ctx.accelerator.broadcast(value)
         known = [f"{self.set}_{name}" for name in rows]
         raise LuzError(
             f"`monitor` must be one of {', '.join(map(repr, known))}, got {self.name!r}."
@@ -84,11 +83,3 @@ class Monitor:
         if self.mode == "max":
             return new > best + self.min_delta
         return abs(new) < abs(best) - self.min_delta
-
-
-def check_number(name: str, value: Any, minimum: float) -> None:
-    """Raise unless `value` is a finite number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"`{name}` must be a number, got {value!r}.")
-    if not (math.isfinite(value) and value >= minimum):
-        raise ValueError(f"`{name}` must be at least {minimum}, got {value!r}.")

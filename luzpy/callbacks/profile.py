@@ -5,8 +5,8 @@ from __future__ import annotations
 from time import perf_counter
 from typing import final
 
-from luzpy.callback import Callback
-from luzpy.context import Context
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
 
 
 @final
@@ -20,44 +20,34 @@ class Profile(Callback):
         self._begun: dict[str, float] = {}
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """Start of the run."""
         self._begun = {"fit": perf_counter()}
 
     def on_fit_end(self, ctx: Context) -> None:
-        """End of the run."""
         self._log(ctx, "fit")
 
     def on_epoch_begin(self, ctx: Context) -> None:
-        """Start of an epoch."""
         self._begun["epoch"] = perf_counter()
 
     def on_epoch_end(self, ctx: Context) -> None:
-        """End of an epoch."""
         self._log(ctx, "epoch")
 
     def on_train_begin(self, ctx: Context) -> None:
-        """Start of an epoch's training."""
         self._begun["train"] = perf_counter()
 
     def on_train_end(self, ctx: Context) -> None:
-        """End of an epoch's training."""
         self._log(ctx, "train")
 
     def on_valid_begin(self, ctx: Context) -> None:
-        """Start of an epoch's validation."""
         self._begun["valid"] = perf_counter()
 
     def on_valid_end(self, ctx: Context) -> None:
-        """End of an epoch's validation."""
         self._log(ctx, "valid")
 
     def state_dict(self) -> dict[str, float]:
-        """The seconds so far, of what is under way."""
         now = perf_counter()
         return {what: now - begun for what, begun in self._begun.items()}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Count on from a checkpoint."""
         now = perf_counter()
         self._begun = {what: now - seconds for what, seconds in state.items()}
 

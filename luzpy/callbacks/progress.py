@@ -8,12 +8,13 @@ from contextlib import suppress
 from time import perf_counter
 from typing import Any, final
 
-from luzpy.callback import Callback
 from luzpy.callbacks.metrics import computed
-from luzpy.context import Context
-from luzpy.errors import LuzError
-from luzpy.loader import batch_count
-from luzpy.metrics.base import format_value
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, at_exit
+from luzpy.data.dataset import length_of
+from luzpy.ground.records import epoch_metrics
+from luzpy.ground.types import Values
+from luzpy.metrics.values import format_value
 
 REFRESH_SECONDS = 0.1
 # Live metrics may take at most this share of the time: one that is slow to compute is shown less
@@ -51,40 +52,32 @@ class Progress(Callback):
         self._next = float("inf")
 
     def on_epoch_begin(self, ctx: Context) -> None:
-        """Name the epoch."""
         if ctx.verbose and is_interactive():
             _say(f"Epoch {ctx.epoch}/{ctx.max_epochs}")
 
     def on_train_begin(self, ctx: Context) -> None:
-        """Open a bar."""
         self._open_bar(ctx, "Train")
 
     def on_train_batch_end(self, ctx: Context) -> None:
-        """Move the bar."""
         self._count += 1
         if perf_counter() >= self._next:
             self._refresh(ctx, "train")
 
     def on_train_end(self, ctx: Context) -> None:
-        """Close the bar."""
         self._close_bar()
 
     def on_valid_begin(self, ctx: Context) -> None:
-        """Open a bar."""
         self._open_bar(ctx, "Valid")
 
     def on_valid_batch_end(self, ctx: Context) -> None:
-        """Move the bar."""
         self._count += 1
         if perf_counter() >= self._next:
             self._refresh(ctx, "valid")
 
     def on_valid_end(self, ctx: Context) -> None:
-        """Close the bar."""
         self._close_bar()
 
     def on_epoch_end(self, ctx: Context) -> None:
-        """Print the epoch's metrics."""
         if not ctx.verbose:
             return
         lines = [
@@ -99,17 +92,14 @@ class Progress(Callback):
             _say(" - ".join([f"Epoch {ctx.epoch}/{ctx.max_epochs}", *lines]))
 
     def on_predict_begin(self, ctx: Context) -> None:
-        """Open a bar."""
         self._open_bar(ctx, "Predict")
 
     def on_predict_batch_end(self, ctx: Context) -> None:
-        """Move the bar."""
         self._count += 1
         if perf_counter() >= self._next:
             self._refresh(ctx, "predict")
 
     def on_predict_end(self, ctx: Context) -> None:
-        """Close the bar."""
         self._close_bar()
 
     def _open_bar(self, ctx: Context, title: str) -> None:
@@ -117,18 +107,19 @@ class Progress(Callback):
         if not (ctx.verbose and is_interactive()):
             return
         self._title, self._began = title, perf_counter()
-        ctx.at_exit.append(self._close_bar)
+        at_exit(ctx, self._close_bar)
         self._next = self._began + REFRESH_SECONDS
 
     def _refresh(self, ctx: Context, split: str) -> None:
         begun = perf_counter()
         if self._bar is None:  # what is over before would only flicker
-            self._bar = open_bar(self._title, None if ctx.data is None else batch_count(ctx.data))
+            self._bar = open_bar(self._title, length_of(ctx.data))
             self._bar.start_t -= begun - self._began
         rows: dict[str, float] = {}
-        alone = ctx.accelerator.ranks.size == 1  # else all processes have to compute them
-        for metric in ctx.metrics.get(split, []) if alone else []:
-            with suppress(LuzError):  # some cannot be computed yet; at the epoch's end they must
+        for metric in ctx.metrics.get(split, []):
+            if metric.is_shared:
+                continue
+            with suppress(Exception):  # some cannot be computed yet; at the epoch's end they must
                 rows |= computed(ctx, metric)
         self._bar.update(self._count)
         self._count = 0
@@ -149,7 +140,7 @@ def open_bar(title: str, total: int | None) -> Any:
     """A tqdm bar, for the terminal or the notebook, that vanishes when closed."""
     from tqdm.auto import tqdm
 
-    in_terminal: dict[str, Any] = {}
+    in_terminal: Values = {}
     if not in_notebook():
         in_terminal = {"file": sys.stdout, "dynamic_ncols": True}
         if total is not None:
@@ -170,9 +161,7 @@ def _listed(rows: dict[str, float], names: dict[str, str]) -> str:
 
 
 def _epoch_metrics(ctx: Context, split: str) -> str:
-    epochs = ctx.records["metrics"].get(split, [])
-    rows: dict[str, float] = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
-    return _listed(rows, _display_names(ctx, split))
+    return _listed(epoch_metrics(ctx.records, split, ctx.epoch), _display_names(ctx, split))
 
 
 def _say(line: str) -> None:

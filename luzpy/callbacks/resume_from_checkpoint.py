@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 
-from luzpy.callback import Callback
-from luzpy.context import Context
-from luzpy.errors import LuzError
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
+from luzpy.files import container
 from luzpy.files.atomic import real_path
-from luzpy.files.checkpoint import kept_callbacks, read_checkpoint, restore_checkpoint
+from luzpy.files.checkpoint import read_checkpoint, restore_checkpoint
+from luzpy.ground.arguments import check_flag
+from luzpy.ground.errors import LuzError
 
 
 @final
@@ -58,8 +60,7 @@ class ResumeFromCheckpoint(Callback):
             ("restore_optimizer_state", restore_optimizer_state),
             ("restore_callbacks_state", restore_callbacks_state),
         ):
-            if not isinstance(cast(Any, flag), bool):
-                raise TypeError(f"`{name}` must be True or False, got {flag!r}.")
+            check_flag(name, flag)
         self.path: Path = Path(path)
         self.restore_model_state = restore_model_state
         self.restore_records = restore_records
@@ -67,22 +68,16 @@ class ResumeFromCheckpoint(Callback):
         self.restore_callbacks_state = restore_callbacks_state
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """Put the checkpoint into the run."""
-        ranks = ctx.accelerator.ranks  # other machines may not see the file
-        path, content = ranks.from_main(self._read() if ranks.is_main else None)
+        is_main = ctx.accelerator.is_main  # other machines may not see the file
+        path, content = ctx.accelerator.broadcast(self._read() if is_main else None)
         if content is None:
-            if ranks.is_main:
+            if is_main:
                 warnings.warn(
                     f"There is no checkpoint at {self.path}: the run starts afresh.",
                     UserWarning,
                     stacklevel=2,
                 )
             return
-        own = [name for name, _ in content["callbacks"] if name == type(self).__name__]
-        if self.restore_callbacks_state and not own:
-            # The run that wrote it had no such callback as this one; the others are compared.
-            index = kept_callbacks(ctx).index(self)
-            content["callbacks"].insert(index, [type(self).__name__, None])
         restore_checkpoint(
             ctx,
             content,
@@ -100,30 +95,41 @@ class ResumeFromCheckpoint(Callback):
     def _read(self) -> tuple[Path | None, Any]:
         """The checkpoint and where it was, or None for its content where there is none."""
         place = real_path(self.path)
-        path = newest_checkpoint(place) if place.is_dir() else place
-        if path is None or not path.exists():
-            return path, None
-        return path, read_checkpoint(path)
+        if place.is_dir():
+            return newest_checkpoint(place)
+        return place, read_checkpoint(place) if place.exists() else None
 
     def __repr__(self) -> str:
         return f"<luzpy.callbacks.ResumeFromCheckpoint: {self.path}>"
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the latest epoch in `folder`; of several, the one written last."""
+def newest_checkpoint(folder: Path) -> tuple[Path | None, Any]:
+    """The checkpoint of the latest epoch in `folder`, and where it is; the last written of several.
+
+    Files are only looked into to find it: it alone is read whole.
+    """
     found: list[tuple[int, int, Path]] = []
     for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and not path.name.startswith(".") and _is_archive(path):
             try:
-                content = read_checkpoint(path)
+                content = container.peek(path, container.CHECKPOINT) or read_checkpoint(path)
             except LuzError as err:
-                if _is_archive(path):  # as torch's are, and few others
-                    warnings.warn(f"Passed over: {err}", UserWarning, stacklevel=4)
+                _warn_of(err)
                 continue
             found.append((content["epoch"], path.stat().st_mtime_ns, path))
-    return max(found)[2] if found else None
+    for _, _, path in sorted(found, reverse=True):
+        try:
+            return path, read_checkpoint(path)
+        except LuzError as err:
+            _warn_of(err)
+    return None, None
+
+
+def _warn_of(err: LuzError) -> None:
+    warnings.warn(f"Passed over: {err}", UserWarning, stacklevel=5)
 
 
 def _is_archive(path: Path) -> bool:
+    """Whether it is what torch writes, and few others do."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"

@@ -10,10 +10,12 @@ from typing import Any, cast, final
 
 import torch
 
-from luzpy.callback import Callback
-from luzpy.context import Context
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, at_exit
+from luzpy.core.modules import unwrapped
 from luzpy.files.atomic import real_path
-from luzpy.loop import unwrapped
+from luzpy.ground.records import SETS, epoch_metrics
+from luzpy.ground.types import Values
 
 # torch's histograms end below 1e20, and fail on what lies beyond or is not a number.
 LARGEST = 1e19
@@ -54,26 +56,23 @@ class TFEvents(Callback):
         real_path(logdir, "logdir")
         self.logdir: Path = Path(logdir).expanduser()
         self.histograms: Any = _checked_histograms(histograms)
-        self._writers: dict[str, Any] = {}
+        self._writers: Values = {}
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """See that the parameters exist."""
         list(self._parameters(ctx))
-        if self.histograms is not False and ctx.accelerator.ranks.spread:
+        if self.histograms is not False and ctx.accelerator.is_sharded:
             raise ValueError(
                 f"`histograms` must be False with FSDP, got {self.histograms!r}: no process has "
                 "whole parameters."
             )
-        ctx.at_exit.append(self._close)
+        at_exit(ctx, self._close)
 
     def on_epoch_end(self, ctx: Context) -> None:
-        """Log the epoch."""
         if not ctx.accelerator.is_main:
             return
-        for split, epochs in ctx.records["metrics"].items():
-            rows: dict[str, float] = epochs[ctx.epoch - 1] if len(epochs) >= ctx.epoch else {}
-            for name, value in rows.items():
-                self._writer(split, ctx.epoch).add_scalar(name, value, ctx.epoch)
+        for set in SETS:
+            for name, value in epoch_metrics(ctx.records, set, ctx.epoch).items():
+                self._writer(set, ctx.epoch).add_scalar(name, value, ctx.epoch)
         for name, parameter in self._parameters(ctx):
             values = parameter.detach().float()
             values = values[values.abs() < LARGEST]

@@ -16,9 +16,10 @@ from torch.utils.data import (
     default_collate,  # pyright: ignore[reportUnknownVariableType]  (torch's takes any list)
 )
 
-from luzpy.batches import batch_rows, batches, gathers, input_of, target_of
-from luzpy.data import length_of
-from luzpy.distributed.ranks import Ranks
+from luzpy.data.batches import batch_rows, batches, draws_as_it_goes, gathers, input_of, target_of
+from luzpy.data.dataset import length_of
+from luzpy.distributed.process_group import ProcessGroup
+from luzpy.ground.types import Batch, Loader
 
 GROUPS_AT_ONCE = 64  # of which the main rank tells the others the rows
 
@@ -29,11 +30,11 @@ class Part:
 
     Args:
         batch: The batch.
-        rows: How many rows it has. 0: it is a stand-in, as the group had none left for this rank.
+        rows: How many rows it has. 0: it is padding, as the group had none left for this rank.
         group_rows: How many rows the whole group has.
     """
 
-    batch: Any
+    batch: Batch
     rows: int
     group_rows: int
 
@@ -42,20 +43,20 @@ class Part:
 class ShardedLoader:
     """One process's batches of a DataLoader.
 
-    Of every group of `ranks.size` batches in a row, rank r takes the r-th: N ranks with batches of
-    b rows see in each step what one process with batches of N·b rows sees. Every rank is given as
-    many batches; the last group may be short.
+    Of every group of as many batches as there are ranks, rank r takes the r-th: N ranks with
+    batches of b rows see in each step what one process with batches of N·b rows sees. Every rank
+    is given as many batches; the last group may be short.
 
     Args:
         loader: Where the batches come from.
-        ranks: The processes.
+        processes: The processes.
         accumulate: How many groups make a step.
         whole_groups: Whether a last group with fewer batches than ranks is left out.
 
     Attributes:
-        rows: How many rows the last batch has; 0 for a stand-in.
+        rows: How many rows the last batch has; 0 for padding.
         group_rows: How many its group has.
-        is_last: Whether it was the last (known only if several groups make a step).
+        is_last: Whether it was the last.
 
     Raises:
         ValueError: If it would give no batch, or its sampler is already one rank's.
@@ -63,27 +64,27 @@ class ShardedLoader:
 
     def __init__(
         self,
-        loader: DataLoader[Any],
-        ranks: Ranks,
+        loader: Loader,
+        processes: ProcessGroup,
         *,
         accumulate: int = 1,
         whole_groups: bool = False,
         name: str,
     ) -> None:
-        if ranks.size > 1 and isinstance(cast(Any, loader).sampler, DistributedSampler):
+        if processes.size > 1 and isinstance(cast(Any, loader).sampler, DistributedSampler):
             raise ValueError(
                 f"`{name}` must be a DataLoader over all rows, got one with a DistributedSampler: "
                 "luzpy deals the batches out itself."
             )
         self.loader = loader
-        self.ranks = ranks
+        self.processes = processes
         self.accumulate = accumulate
         self.whole_groups = whole_groups
         self.rows = self.group_rows = 0
         self.is_last = False
         if length_of(self) == 0:
             raise ValueError(
-                f"`{name}` must give each of the {ranks.size} ranks at least one batch, got "
+                f"`{name}` must give each of the {processes.size} ranks at least one batch, got "
                 f"{length_of(loader)} in all."
             )
 
@@ -93,12 +94,14 @@ class ShardedLoader:
         return getattr(self.loader, name)  # the dataset, the sampler: what callbacks look at
 
     def __len__(self) -> int:
-        return n_groups(len(self.loader), self.ranks.size, whole=self.whole_groups)
+        return n_groups(len(self.loader), self.processes.size, whole=self.whole_groups)
 
     def __iter__(self) -> Iterator[Any]:
         parts = self._parts()
-        if self.accumulate == 1:
-            for part in parts:
+        if self.accumulate == 1 or not self._reads_ahead():
+            n_parts = length_of(self)
+            for index, part in enumerate(parts, start=1):
+                self.is_last = index == n_parts
                 yield self._handed_out(part)
             return
         current = next(parts, None)
@@ -109,16 +112,45 @@ class ShardedLoader:
             current = following
 
     @property
+    def draws_as_it_goes(self) -> bool:
+        """Whether the order of the rows may be drawn while the epoch is under way."""
+        return draws_as_it_goes(self.loader)
+
+    def _reads_ahead(self) -> bool:
+        """Whether only the next batch tells that one is not the last."""
+        loader = self.loader
+        is_stream = isinstance(loader.dataset, IterableDataset)
+        return self.draws_as_it_goes or is_stream or _goes_its_own_way(loader)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a run can go on in the middle of an epoch: not where others share its batches."""
+        return self.processes.size == 1
+
+    @property
+    def is_padding(self) -> bool:
+        """Whether the batch at hand only keeps this process in step with the others.
+
+        No loss, metric, gradient or prediction of it counts.
+        """
+        return self.rows == 0
+
+    @property
+    def n_steps(self) -> int:
+        """How many optimizer steps an epoch has."""
+        return n_groups(len(self), self.accumulate, whole=False)
+
+    @property
     def weight(self) -> float:
         """What this rank's mean loss counts in the mean over ranks."""
-        return self.rows * self.ranks.size / self.group_rows
+        return self.rows * self.processes.size / self.group_rows
 
     def _handed_out(self, part: Part) -> Any:
         self.rows, self.group_rows = part.rows, part.group_rows
         return part.batch
 
     def _parts(self) -> Iterator[Part]:
-        if self.ranks.size == 1 or gathers(self.loader):
+        if self.processes.size == 1 or gathers(self.loader):
             return self._of_all()
         loader: Any = self.loader
         if (
@@ -131,13 +163,15 @@ class ShardedLoader:
 
     def _of_all(self) -> Iterator[Part]:
         """This rank's batches out of all of them, which every rank reads."""
-        for group in _grouped(self._in_the_same_order(), self.ranks.size):
+        for group in _grouped(self._in_the_same_order(), self.processes.size):
             if not self.is_left_out(group):
-                yield _part(group, [_rows(batch) for batch in group], self.ranks.rank)
+                yield _part(group, [_rows(batch) for batch in group], self.processes.rank)
 
     def _dealt_out(self) -> Iterator[Part]:
         """Batches that the main rank reads and deals out."""
-        groups = _grouped(batches(self.loader), self.ranks.size) if self.ranks.is_main else None
+        groups = (
+            _grouped(batches(self.loader), self.processes.size) if self.processes.is_main else None
+        )
         while True:
             deal: list[Any] | None = None
             if groups is not None:
@@ -145,9 +179,9 @@ class ShardedLoader:
                 if self.is_left_out(group):
                     group = []
                 rows = [_rows(batch) for batch in group]
-                everyone = range(self.ranks.size)
+                everyone = range(self.processes.size)
                 deal = [_part(group, rows, rank) if group else None for rank in everyone]
-            part = self.ranks.scatter(deal)
+            part = self.processes.scatter_object(deal)
             if part is None:
                 return
             yield part
@@ -159,24 +193,24 @@ class ShardedLoader:
         for batch in _with_batch_sampler(self.loader, sampler):
             rows, group_rows = sampler.sizes.popleft()
             if not collates_all:  # a user's function may drop rows, or put their parts together
-                everyones = self.ranks.gather(_rows(batch) if rows else 0)
-                rows, group_rows = everyones[self.ranks.rank], sum(everyones)
+                everyones = self.processes.all_gather_object(_rows(batch) if rows else 0)
+                rows, group_rows = everyones[self.processes.rank], sum(everyones)
             yield Part(batch, rows, group_rows)
 
     def is_left_out(self, group: list[Any]) -> bool:
         """Whether a group is short and to be left out."""
-        return self.whole_groups and len(group) < self.ranks.size
+        return self.whole_groups and len(group) < self.processes.size
 
     def _in_the_same_order(self) -> Iterator[Any]:
         """The loader's batches, shuffled as on the main rank."""
-        if self.ranks.size == 1:
+        if self.processes.size == 1:
             return batches(self.loader)
-        main = self.ranks.from_main(torch.get_rng_state())
+        main = self.processes.broadcast_object(torch.get_rng_state())
         own = torch.get_rng_state()
         torch.set_rng_state(main)
         source = batches(self.loader)
         first = list(islice(source, 1))  # the order is drawn with it
-        if not self.ranks.is_main:
+        if not self.processes.is_main:
             torch.set_rng_state(own)
         return chain(first, source)
 
@@ -189,15 +223,15 @@ class _RowsOfRank:
         self.sizes: deque[tuple[int, int]] = deque()
 
     def __iter__(self) -> Iterator[list[Any]]:
-        shard, ranks = self.shard, self.shard.ranks
+        shard, processes = self.shard, self.shard.processes
         self.sizes.clear()
         sampler: Any = cast(Any, shard.loader).batch_sampler
-        drawn = _grouped(iter(sampler), ranks.size) if ranks.is_main else iter(())
-        while groups := ranks.from_main(list(islice(drawn, GROUPS_AT_ONCE))):
+        drawn = _grouped(iter(sampler), processes.size) if processes.is_main else iter(())
+        while groups := processes.broadcast_object(list(islice(drawn, GROUPS_AT_ONCE))):
             for group in groups:
                 if shard.is_left_out(group):
                     return
-                part = _part(group, [len(rows) for rows in group], ranks.rank)
+                part = _part(group, [len(rows) for rows in group], processes.rank)
                 self.sizes.append((part.rows, part.group_rows))
                 yield part.batch
 
@@ -226,11 +260,11 @@ def _part(group: list[Any], rows: list[int], rank: int) -> Part:
     return Part(group[0], 0, sum(rows))
 
 
-def _rows(batch: Any) -> int:
+def _rows(batch: Batch) -> int:
     return batch_rows(batch, input_of(batch), target_of(batch))
 
 
-def _with_batch_sampler(loader: Any, sampler: Any) -> DataLoader[Any]:
+def _with_batch_sampler(loader: Any, sampler: Any) -> Loader:
     """A DataLoader like `loader` over other batches."""
     return DataLoader(
         loader.dataset,

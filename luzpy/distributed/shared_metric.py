@@ -8,10 +8,12 @@ from typing import Any, final
 
 import torch
 
-from luzpy.device import to_device
-from luzpy.distributed.ranks import Ranks
-from luzpy.metrics.base import Metric, TorchMetric, keep_to_itself
-from luzpy.plain import unplain
+from luzpy.distributed.process_group import ProcessGroup
+from luzpy.ground.nested import to_device
+from luzpy.ground.primitives import from_primitives
+from luzpy.ground.types import Batch, Values
+from luzpy.metrics.adapters import TorchMetric
+from luzpy.metrics.metric import Metric, disable_sync
 
 CPU = torch.device("cpu")
 # What of a metric's attributes says how it computes: alike on all ranks.
@@ -22,74 +24,74 @@ NOT_STATE = (FunctionType, BuiltinFunctionType, MethodType, type, torch.nn.Modul
 class SharedMetric(Metric):
     """A metric that every rank computes over all ranks' rows.
 
+    It is not computed before the epoch's end, since all ranks have to take part.
+
     One that has `merge` accumulates its own rank's rows, and is merged when it is computed; one
     that is torchmetrics' gathers its states itself; any other is given all ranks' rows, batch by
     batch.
 
     Args:
         metric: The run's own copy of it.
-        ranks: The processes.
-        device: Where this one's batches are.
+        group: The processes.
+        loader: Whose batches it is given.
+        device: Where they are.
     """
 
-    def __init__(self, metric: Metric, ranks: Ranks, device: torch.device) -> None:
+    is_shared = True
+
+    def __init__(
+        self, metric: Metric, group: ProcessGroup, loader: Any, device: torch.device
+    ) -> None:
         self.metric = metric
-        self.ranks = ranks
+        self.group = group
+        self.loader = loader
         self.device = device
         self.abbrev: str = metric.abbrev
         if isinstance(metric, TorchMetric):  # its states are gathered where they are
             metric.to(device)
         self._merges = type(metric).merge is not Metric.merge
-        self._gathers = not self._merges and not metric.gathers_itself
+        self._takes_all = not self._merges and not metric.syncs_itself
 
     def reset(self) -> None:
-        """Forget all batches."""
         self.metric.reset()
 
-    def update(self, preds: Any, target: Any) -> None:
-        """Take in a batch."""
-        if self._gathers:
-            self._take_in((preds, target))
-        else:
+    def update(self, preds: Batch, target: Batch) -> None:
+        is_padding = getattr(self.loader, "is_padding", False)
+        if self._takes_all:
+            self._take_in(None if is_padding else (preds, target))
+        elif not is_padding:
             self.metric.update(preds, target)
-
-    def skip(self) -> None:
-        """Take in what the other ranks have: this one has no batch left."""
-        if self._gathers:
-            self._take_in(None)
 
     def compute(self) -> Any:
         """The value over all ranks' rows. All of them call it."""
-        if self.metric.gathers_itself:
+        if self.metric.syncs_itself:
             return self.metric.compute()
         if not self._merges:
-            keep_to_itself(self.metric)
+            disable_sync(self.metric)
             return self.metric.compute()
-        states = self.ranks.gather(self._own_state())
+        states = self.group.all_gather_object(self._own_state())
         copies = [copy.deepcopy(self.metric) for _ in states]
         for own, state in zip(copies, states, strict=True):
-            own.load_state_dict(unplain(state))
+            own.load_state_dict(from_primitives(state))
         copies[0].merge(copies[1:])
-        keep_to_itself(copies[0])
+        disable_sync(copies[0])
         return copies[0].compute()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> Values:
         return self.metric.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+    def load_state_dict(self, state: Values) -> None:
         self.metric.load_state_dict(state)
 
-    def _own_state(self) -> dict[str, Any]:
+    def _own_state(self) -> Values:
         """All that was accumulated, also what a checkpoint cannot keep, such as an object."""
-        state: dict[str, Any] = to_device(self.metric.state_dict(), CPU)
+        state: Values = to_device(self.metric.state_dict(), CPU)
         if type(self.metric).state_dict is not Metric.state_dict:
             return state
         own = vars(self.metric).items()
         return state | {n: x for n, x in own if n not in state and not isinstance(x, NOT_STATE)}
 
     def _take_in(self, own: Any) -> None:
-        for batch in self.ranks.gather(to_device(own, CPU)):
+        for batch in self.group.all_gather_object(to_device(own, CPU)):
             if batch is not None:
                 self.metric.update(*to_device(batch, self.device))

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from luzpy.errors import LuzError
+from luzpy.ground.errors import LuzError
 
 _MARK = ".luzpy-partial"
 
@@ -35,7 +35,7 @@ def written_atomically(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
     try:
         if target.exists() and not target.is_file():
             raise LuzError(f"`path` must name a file, got {os.fspath(path)!r}, which is no file.")
-        _make_folder(target.parent)
+        _make_folders(target.parent)
         _remove_leftovers(target)
         partial, file = _open_partial(target)
         try:
@@ -121,7 +121,19 @@ def _remove_leftovers(target: Path) -> None:
                 path.unlink()
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those it lies in.
+
+    Raises:
+        LuzError: If it cannot be made.
+    """
+    try:
+        _make_folders(folder)
+    except OSError as err:
+        raise LuzError(f"`path` must be in a folder that can be made, got {folder}: {err}") from err
+
+
+def _make_folders(folder: Path) -> None:
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:

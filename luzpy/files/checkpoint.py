@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import os
-from typing import Any, cast
+from typing import Any
 
-import torch
-
-from luzpy.callback import Callback
-from luzpy.context import Context
-from luzpy.distributed.whole import spread_optimizer_state, whole
-from luzpy.errors import LuzError
+from luzpy.core.context import Context
+from luzpy.core.hooks import HookOwner
+from luzpy.core.modules import unwrapped
 from luzpy.files import container
-from luzpy.files.saving import check_state, load_state
-from luzpy.loop import unwrapped
-from luzpy.plain import first_foreign, plain, unplain
+from luzpy.files.state import check_state
+from luzpy.ground.errors import LuzError
+from luzpy.ground.nested import is_mapping
+from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
+from luzpy.ground.types import Values
 
 Path = str | os.PathLike[str]
 
 
-def checkpoint_content(ctx: Context) -> dict[str, Any]:
+def checkpoint_content(ctx: Context) -> Values:
     """Epoch, records, and the states of the model, the optimizers and the callbacks.
 
     Raises:
-        LuzError: If a state holds more than tensors and plain values; it says whose, and where.
+        LuzError: If a state holds more than tensors and primitive values; it says whose, and where.
     """
-    content: dict[str, Any] = {
+    full = ctx.accelerator.full_state
+    content: Values = {
         "epoch": ctx.epoch,
-        "records": plain(ctx.records),
-        "model": plain(whole(unwrapped(ctx.model).state_dict())),
-        "optimizers": {n: plain(whole(opt.state_dict())) for n, opt in ctx.optimizers.items()},
+        "records": to_primitives(ctx.records),
+        "model": to_primitives(full(unwrapped(ctx.model).state_dict())),
+        "optimizers": {
+            name: to_primitives(full(opt.state_dict())) for name, opt in ctx.optimizers.items()
+        },
         "optimizer_types": {name: type(opt).__name__ for name, opt in ctx.optimizers.items()},
-        "callbacks": [[_name(cb), plain(_state(cb))] for cb in kept_callbacks(ctx)],
+        "callbacks": [[_name(cb), to_primitives(cb.state_dict())] for cb in kept_callbacks(ctx)],
     }
     owners = [("The records", "ctx.records", content["records"])]
     owners += [("The model", "state_dict()", content["model"])]
@@ -41,9 +43,11 @@ def checkpoint_content(ctx: Context) -> dict[str, Any]:
     ):
         owners += [(f"{kind} {name}", "state_dict()", state) for name, state in states]
     for owner, where, state in owners:
-        foreign = first_foreign(state, where)
-        if foreign:
-            raise LuzError(f"{owner} must have a state of tensors and plain values, got {foreign}.")
+        unsupported = find_unsupported(state, where)
+        if unsupported:
+            raise LuzError(
+                f"{owner} must have a state of tensors and primitive values, got {unsupported}."
+            )
     return content
 
 
@@ -53,14 +57,14 @@ def write_checkpoint(ctx: Context, path: Path) -> None:
     Raises:
         LuzError: If it cannot be written.
     """
-    ranks = ctx.accelerator.ranks
-    if ranks.is_main or ranks.spread:
+    accelerator = ctx.accelerator
+    if accelerator.is_main or accelerator.is_sharded:
         content = checkpoint_content(ctx)
-        if ranks.is_main:
+        if accelerator.is_main:
             container.write(path, container.CHECKPOINT, content)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> Values:
     """Read what `write_checkpoint` wrote, onto the CPU.
 
     Raises:
@@ -72,7 +76,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def restore_checkpoint(
     ctx: Context,
-    content: dict[str, Any],
+    content: Values,
     path: Path,
     *,
     model: bool = True,
@@ -87,26 +91,31 @@ def restore_checkpoint(
     """
     check_fit(ctx, content, path, model=model, optimizers=optimizers, callbacks=callbacks)
     if model:
-        load_state(ctx.model, unplain(content["model"]), path)
+        load_model_state(ctx, from_primitives(content["model"]))
     if optimizers:
         for name, optimizer in ctx.optimizers.items():
             try:
-                optimizer.load_state_dict(unplain(content["optimizers"][name]))
-                spread_optimizer_state(optimizer)
+                optimizer.load_state_dict(from_primitives(content["optimizers"][name]))
+                ctx.accelerator.shard_optimizer(optimizer)
             except (ValueError, KeyError, RuntimeError) as err:
                 raise LuzError(f"{path} does not fit the optimizer {name!r}: {err}") from err
     if records:
         ctx.records.clear()
-        ctx.records.update(unplain(content["records"]))
+        ctx.records.update(from_primitives(content["records"]))
     if callbacks:
-        for callback, (_, state) in zip(kept_callbacks(ctx), content["callbacks"], strict=True):
-            if state is not None:
-                cast("Any", callback).load_state_dict(unplain(state))
+        for callback, (_, state) in zip(kept_callbacks(ctx), _kept(content), strict=True):
+            callback.load_state_dict(from_primitives(state))
+
+
+def load_model_state(ctx: Context, state: Values) -> None:
+    """Put a full state dict into the model of a run."""
+    model = unwrapped(ctx.model)
+    model.load_state_dict(ctx.accelerator.shard_like(state, model.state_dict()))
 
 
 def check_fit(
     ctx: Context,
-    content: dict[str, Any],
+    content: Values,
     path: Path,
     *,
     model: bool = True,
@@ -129,17 +138,23 @@ def check_fit(
             _check_same(f"parameter groups of the optimizer {name!r}", sizes, here, path)
     if callbacks:
         own_names = [_name(callback) for callback in kept_callbacks(ctx)]
-        _check_same("callbacks", [name for name, _ in content["callbacks"]], own_names, path)
-        for callback, (name, state) in zip(kept_callbacks(ctx), content["callbacks"], strict=True):
-            if state is not None and not hasattr(callback, "load_state_dict"):
+        _check_same("callbacks", [name for name, _ in _kept(content)], own_names, path)
+        for callback in kept_callbacks(ctx):
+            if not hasattr(callback, "load_state_dict"):
                 raise LuzError(
-                    f"{name} has a `state_dict` but no `load_state_dict` to take it back."
+                    f"{_name(callback)} has a `state_dict` but no `load_state_dict` to take it "
+                    "back."
                 )
 
 
-def kept_callbacks(ctx: Context) -> list[Callback]:
-    """The callbacks that a checkpoint knows of."""
-    return [callback for callback in ctx.callbacks if callback.checkpointed]
+def kept_callbacks(ctx: Context) -> list[Any]:
+    """The callbacks that a checkpoint knows of: those with a state. Others may come and go."""
+    return [callback for callback in ctx.callbacks if hasattr(callback, "state_dict")]
+
+
+def _kept(content: Values) -> list[tuple[str, Any]]:
+    # luzpy 0.1.0 listed the callbacks without a state too.
+    return [(name, state) for name, state in content["callbacks"] if state is not None]
 
 
 def _check_same(what: str, found: Any, own: Any, path: Path) -> None:
@@ -151,25 +166,10 @@ def _check_same(what: str, found: Any, own: Any, path: Path) -> None:
 
 
 def _listed(names: Any) -> str:
-    if isinstance(names, dict):
-        pairs = cast("dict[str, str]", names).items()
-        return ", ".join(f"{name} ({kind})" for name, kind in pairs)
-    return ", ".join(map(str, names))
+    if is_mapping(names):
+        return ", ".join(f"{name} ({kind})" for name, kind in names.items())
+    return ", ".join(map(str, names)) or "none"
 
 
-def _state(callback: Callback) -> Any:
-    get = getattr(callback, "state_dict", None)
-    return None if get is None else get()
-
-
-def _name(callback: Callback) -> str:
+def _name(callback: HookOwner) -> str:
     return type(callback).__name__
-
-
-def to_cpu_copy(state: Any) -> Any:
-    """A copy of a state dict on the CPU that later training does not change."""
-    if isinstance(state, torch.Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, dict):
-        return {k: to_cpu_copy(item) for k, item in cast("dict[Any, Any]", state).items()}
-    return state

@@ -16,15 +16,18 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from luzpy.errors import LuzError
 from luzpy.files.atomic import real_path, written_atomically
-from luzpy.plain import first_foreign
+from luzpy.ground.errors import LuzError
+from luzpy.ground.nested import is_mapping
+from luzpy.ground.primitives import find_unsupported
+from luzpy.ground.types import Data, Values
 
 VERSION = 1
 _MARK = b"LUZPY"
 _TRAILER = len(_MARK) + 1 + hashlib.sha256().digest_size + 4
 _BLOCK = 1 << 20
 _DEPTH = 100
+_LISTS: Any = (list, tuple, set)
 
 FITTED, WEIGHTS, CHECKPOINT = "fitted model", "model's weights", "checkpoint"
 _Kinds = dict[str, type | tuple[type, ...]]
@@ -58,7 +61,7 @@ class _Hashing:
         self.sha256 = hashlib.sha256()
         self.error: OSError | None = None
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Data) -> int:
         self.sha256.update(data)
         try:
             return self._file.write(data)
@@ -70,7 +73,7 @@ class _Hashing:
         self._file.flush()
 
 
-def write(path: str | os.PathLike[str], kind: str, content: dict[str, Any]) -> None:
+def write(path: str | os.PathLike[str], kind: str, content: Values) -> None:
     """Write `content` as a luzpy file of this kind.
 
     Raises:
@@ -88,23 +91,23 @@ def write(path: str | os.PathLike[str], kind: str, content: dict[str, Any]) -> N
         file.write(head + hashing.sha256.digest() + _MARK[-4:])
 
 
-def check_plain(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+def check_primitive(content: Values, path: str | os.PathLike[str]) -> None:
     """Raise unless `read` will read `content` back without running code.
 
     Raises:
-        LuzError: If something in it is neither a tensor nor plain; it says what and where.
+        LuzError: If something in it is neither a tensor nor a primitive; it says what and where.
     """
     for name, value in content.items():
-        foreign = first_foreign(value, name)
-        if foreign:
+        unsupported = find_unsupported(value, name)
+        if unsupported:
             raise LuzError(
-                f"{os.fspath(path)} can only hold tensors and plain values, got {foreign}."
+                f"{os.fspath(path)} can only hold tensors and plain values, got {unsupported}."
             )
 
 
 def read(
     path: str | os.PathLike[str], kind: str, *, trusted: bool = False, map_location: Any = "cpu"
-) -> dict[str, Any]:
+) -> Values:
     """Read a luzpy file of this kind.
 
     Args:
@@ -140,7 +143,23 @@ def read(
     except Exception as err:  # whatever the unpickler stumbles over
         raise LuzError(f"{os.fspath(path)} could not be read: {err}") from err
     _check_content(content, kind, size, path)
-    return cast("dict[str, Any]", content)
+    return content
+
+
+def peek(path: Path, kind: str) -> Values | None:
+    """A file's content with its tensors left where they are; None if it cannot be read so.
+
+    Its checksum is not compared: whoever goes on with the file reads it.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            _check_entries(file, size, path)
+        content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        _check_content(content, kind, size, path)
+    except Exception:  # whatever the unpickler stumbles over
+        return None
+    return content
 
 
 def _reason(err: Exception) -> str:
@@ -174,6 +193,13 @@ def _check(file: BinaryIO, path: Path) -> int:
     sha256.update(trailer[: len(_MARK) + 1])
     if sha256.digest() != trailer[len(_MARK) + 1 : -4]:
         raise LuzError(f"{path} is damaged: its checksum does not match.")
+    _check_entries(file, size, path)
+    file.seek(0)
+    return size
+
+
+def _check_entries(file: BinaryIO, size: int, path: Path) -> None:
+    """Raise unless the archive is of a kind that torch writes."""
     file.seek(0)
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
@@ -182,12 +208,10 @@ def _check(file: BinaryIO, path: Path) -> int:
                 raise LuzError(f"{path} holds a compressed entry, {entry.filename!r}.")
             if entry.filename.endswith("constants.pkl"):
                 raise LuzError(f"{path} holds a TorchScript program, not a luzpy file's content.")
-    file.seek(0)
-    return size
 
 
 def _check_content(content: Any, kind: str, size: int, path: str | os.PathLike[str]) -> None:
-    fields = cast("dict[str, Any]", content if type(content) is dict else {})
+    fields = content if is_mapping(content) else dict[str, Any]()
     found = fields.get("luzpy")
     if found != kind:
         raise LuzError(
@@ -212,8 +236,8 @@ def _is_finite(content: Any, limit: int) -> bool:
         seen += 1
         if seen + len(stack) > limit or depth > _DEPTH:
             return False
-        if isinstance(value, dict):
-            stack += [(item, depth + 1) for item in cast("dict[Any, Any]", value).values()]
-        elif isinstance(value, (list, tuple, set)):
-            stack += [(item, depth + 1) for item in cast("list[Any]", value)]
+        if is_mapping(value):
+            stack += [(item, depth + 1) for item in value.values()]
+        elif isinstance(value, _LISTS):
+            stack += [(item, depth + 1) for item in value]
     return True

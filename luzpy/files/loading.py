@@ -3,61 +3,42 @@
 from __future__ import annotations
 
 import ast
-import copy
 import importlib
 import inspect
 import os
 import sys
 from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from luzpy.build import build_model
-from luzpy.errors import LuzError
+from luzpy.core.build import build_model
+from luzpy.core.result import Result
+from luzpy.core.spec import Spec
 from luzpy.files import container
-from luzpy.files.saving import check_state, load_state
-from luzpy.fitted import FittedModule
-from luzpy.module import LuzModule
-from luzpy.plain import unplain
-from luzpy.random_state import preserved_random_state
+from luzpy.files.state import check_state, load_state
+from luzpy.ground.arguments import check_flag
+from luzpy.ground.errors import LuzError
+from luzpy.ground.primitives import from_primitives
+from luzpy.ground.records import loss_names
+from luzpy.ground.types import Values
+
+R = TypeVar("R", bound=Result)
+_SPEC: Any = Spec
 
 
-def load(
+def load_result(
+    kind: type[R],
     path: str | os.PathLike[str],
     *,
-    module: Any = None,
-    trusted: bool = False,
-    map_location: Any = None,
-) -> FittedModule:
-    """Load a fitted model. Port of R luz's `luz_load()`.
-
-    No code in the file is run: it holds tensors and plain values, and the name of the module's
-    class, which is imported from where it is installed (once its source has been seen to define
-    such a class) and made with the hyperparameters that are in the file.
-
-    Args:
-        path: What `save` wrote.
-        module: The module's class or a function that makes it, for a file whose class cannot be
-            imported by name; or a `LuzModule`, which also brings the loss, the optimizer and the
-            metrics that `evaluate` needs.
-        trusted: Whether to unpickle a file that holds more than tensors and plain values. It can
-            run any code: use it only for files of your own.
-        map_location: Where tensors go, as in `torch.load`.
-
-    Returns:
-        The fitted model.
-
-    Raises:
-        FileNotFoundError: If there is no file.
-        LuzError: If the file is truncated, altered, foreign, or its class cannot be found, or it
-            does not fit the module.
-        TypeError: If an argument is of the wrong type.
-        ValueError: If `map_location` is no device.
-    """
+    module: Any,
+    trusted: bool,
+    map_location: Any,
+) -> R:
+    """A fitted model of a file, of the class `kind`; see `luzpy.load`."""
     _check_options(module, trusted, map_location)
     content = container.read(
         path,
@@ -66,16 +47,17 @@ def load(
         # The model is made on the CPU, wherever the file was written.
         map_location="cpu" if map_location is None else map_location,
     )
-    hparams: dict[str, Any] = unplain(content["hparams"])
-    state: dict[str, Any] = unplain(content["state"])
-    maker = _imported(content["module"], path) if module is None else module
-    spec = maker if isinstance(maker, LuzModule) else None
+    values = {name: from_primitives(item) for name, item in content.items()}
+    hparams, state, records = values["hparams"], values["state"], values["records"]
+    if isinstance(module, _SPEC):
+        spec: Spec[Any] = module
+        hparams_of_model = {**spec.hparams, **hparams}
+    else:
+        maker = _imported(values["module"], path) if module is None else module
+        spec = Spec[Any](module=maker, hparams=hparams, opt_hparams=values["opt_hparams"])
+        hparams_of_model = hparams
     try:
-        with preserved_random_state():
-            if spec is not None:
-                model = build_model(spec, {**spec.hparams, **hparams})
-            else:
-                model = _made(maker, hparams)
+        model = build_model(spec, hparams_of_model)
     except Exception as err:
         raise LuzError(
             f"{os.fspath(path)} could not be loaded: its module could not be made with the "
@@ -88,13 +70,15 @@ def load(
         first = next((value for value in state.values() if isinstance(value, torch.Tensor)), None)
         model = model if first is None else model.to(first.device)
     load_state(model, state, path)
-    return FittedModule(
+    return kind(
         model=model.eval(),
-        records=unplain(content["records"]),
+        records=records,
         hparams=hparams,
-        opt_hparams=unplain(content["opt_hparams"]),
-        stopped=content["stopped"],
+        opt_hparams=values["opt_hparams"],
+        stopped=values["stopped"],
         spec=spec,
+        # luzpy 0.1.0 did not write the names.
+        opt_names=tuple(values.get("opt_names") or loss_names(records) or ("opt",)),
     )
 
 
@@ -107,8 +91,7 @@ def _check_options(module: Any, trusted: Any, map_location: Any) -> None:
             "`module` must be an nn.Module class, a function that returns a module, a module or a "
             f"LuzModule, got {module!r}."
         )
-    if not isinstance(trusted, bool):
-        raise TypeError(f"`trusted` must be True or False, got {trusted!r}.")
+    check_flag("trusted", trusted)
     if isinstance(map_location, str):
         try:
             torch.device(map_location)
@@ -124,17 +107,7 @@ def _check_options(module: Any, trusted: Any, map_location: Any) -> None:
         )
 
 
-def _made(maker: Any, hparams: dict[str, Any]) -> nn.Module:
-    if isinstance(maker, nn.Module):
-        return copy.deepcopy(maker)
-    model = maker(**hparams)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`module` must make an nn.Module, got {type(model).__name__}")
-    # A function may hand out one and the same module; a class cannot.
-    return model if isinstance(maker, type) else copy.deepcopy(model)
-
-
-def _cast(model: nn.Module, state: dict[str, Any]) -> None:
+def _cast(model: nn.Module, state: Values) -> None:
     """Give parameters and buffers the dtypes they were saved with: copying would round."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         saved = state.get(name)

@@ -1,5 +1,1 @@
 """The learning rate finder."""
-
-from luzpy.finder.finder import lr_finder
-
-__all__ = ["lr_finder"]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
-from luzpy.callback import Callback, check_callbacks
-from luzpy.callbacks.auto_resume import AutoResume
 from luzpy.callbacks.early_stopping import EarlyStopping
 from luzpy.callbacks.keep_best_model import KeepBestModel
 from luzpy.callbacks.lr_scheduler import LRScheduler
 from luzpy.callbacks.model_checkpoint import ModelCheckpoint
-
-if TYPE_CHECKING:
-    from luzpy.module import LuzModule
+from luzpy.core.build import build_model
+from luzpy.core.callback import Callback, check_callbacks
+from luzpy.core.spec import Spec
+from luzpy.ground.arguments import check_count, check_number, is_number
+from luzpy.resume.auto_resume import AutoResume
 
 REFUSED: dict[type[Callback], str] = {
     EarlyStopping: "it ends training by epochs, which a finder does not have",
@@ -33,32 +32,20 @@ def check_sweep(
     steps: Any, start_lr: Any, end_lr: Any, runs: Any, valid_batches: Any, stop_div: Any
 ) -> None:
     """Raise unless the numbers describe a sweep."""
-    for name, value, optional in (
-        ("steps", steps, True),
-        ("runs", runs, False),
-        ("valid_batches", valid_batches, True),
-    ):
-        if optional and value is None:
-            continue
-        rule = f"`{name}` must be a positive whole number{' or None' if optional else ''}"
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{rule}, got {value!r}.")
-        if value < 1:
-            raise ValueError(f"{rule}, got {value!r}.")
-    for name, value in (("start_lr", start_lr), ("end_lr", end_lr)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"`{name}` must be a number, got {value!r}.")
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"`{name}` must be positive and finite, got {value!r}.")
+    check_count("steps", steps, optional=True)
+    check_count("runs", runs)
+    check_count("valid_batches", valid_batches, optional=True)
+    check_number("start_lr", start_lr, above=0)
+    check_number("end_lr", end_lr, above=0)
     if start_lr >= end_lr:
         raise ValueError(
             f"`start_lr` must be smaller than `end_lr`, got {start_lr!r} and {end_lr!r}."
         )
-    if stop_div is not None:
-        if isinstance(stop_div, bool) or not isinstance(stop_div, (int, float)):
-            raise TypeError(f"`stop_div` must be a positive number or None, got {stop_div!r}.")
-        if not stop_div > 0:
-            raise ValueError(f"`stop_div` must be a positive number or None, got {stop_div!r}.")
+    rule = f"`stop_div` must be a positive number or None, got {stop_div!r}."
+    if stop_div is not None and not is_number(stop_div):
+        raise TypeError(rule)
+    if stop_div is not None and not stop_div > 0:
+        raise ValueError(rule)
 
 
 def allowed_callbacks(callbacks: Sequence[Callback] | Callback | None) -> list[Callback]:
@@ -77,13 +64,13 @@ def allowed_callbacks(callbacks: Sequence[Callback] | Callback | None) -> list[C
     return given
 
 
-def with_start_lr(model: LuzModule, start_lr: float) -> LuzModule:
+def with_start_lr(model: Spec[Any], start_lr: float) -> Spec[Any]:
     """The model with a learning rate where its optimizer cannot be made without one."""
     if "lr" in model.opt_hparams:
         return model
     maker: Any = model.optimizer or getattr(model.module, "set_optimizers", None)
     if maker is None:  # `module` is a function: only what it makes can tell
-        maker = getattr(model(), "set_optimizers", None)
+        maker = getattr(build_model(model, model.hparams), "set_optimizers", None)
     try:
         lr = inspect.signature(maker).parameters.get("lr")
     except (TypeError, ValueError):

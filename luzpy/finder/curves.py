@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from luzpy.errors import NoSuggestionError
 from luzpy.finder.suggest import Array, finite_part, minimum, steepest, suggest_lr
+from luzpy.ground.errors import NoSuggestionError
 
 Curves = list[tuple[Array, Array]]
 """The learning rates and the raw losses of each run."""
+
+
+def suggested_rates(curves: Curves, method: str) -> list[float]:
+    """What each run suggests, as long as at least half of them suggest anything.
+
+    Raises:
+        NoSuggestionError: If they do not; it says why.
+    """
+    found: list[float] = []
+    refusals: list[NoSuggestionError] = []
+    for lr, loss in curves:
+        try:
+            found.append(suggest_lr(lr, loss, method))
+        except NoSuggestionError as err:
+            refusals.append(err)
+    if not found and not refusals:
+        raise NoSuggestionError("There are no rungs to judge.")
+    if len(refusals) > len(found):
+        raise refusals[0]
+    return found
 
 
 def suggested_ranges(curves: Curves) -> list[tuple[float, float]]:

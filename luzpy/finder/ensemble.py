@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from luzpy.ground.types import Batch, Values
+
 # These update every weight by itself, so that weights stacked along a new dimension are updated
 # as they would be apart. Others (LBFGS, Adafactor) look at a whole tensor.
 ELEMENTWISE: tuple[type[torch.optim.Optimizer], ...] = (
@@ -54,19 +56,19 @@ class Ensemble(nn.Module):
     def forward(self, x: Any) -> Any:
         """The models' predictions, stacked along a new first dimension."""
 
-        def one(weights: dict[str, Any], state: dict[str, Any]) -> Any:
+        def one(weights: Values, state: Values) -> Any:
             return functional_call(self.base, (weights, state), (x,))
 
         weights = dict(zip(self.names, self.weights, strict=True))
         return vmap(one, randomness="same")(weights, self.state)
 
-    def together(
+    def summed_loss(
         self, loss_fn: Callable[[Any, Any], torch.Tensor]
     ) -> Callable[[Any, Any], torch.Tensor]:
         """A loss whose gradient is each model's own: the sum over the models."""
 
-        def total(preds: Any, target: Any) -> torch.Tensor:
-            def one(pred: Any) -> torch.Tensor:
+        def total(preds: Batch, target: Batch) -> torch.Tensor:
+            def one(pred: Batch) -> torch.Tensor:
                 return loss_fn(pred, target)
 
             losses = vmap(one, randomness="same")(preds)
@@ -81,7 +83,7 @@ def why_apart(
     optimizers: dict[str, torch.optim.Optimizer],
     loss_fn: Callable[[Any, Any], torch.Tensor],
     x: Any,
-    target: Any,
+    target: Batch,
 ) -> str | None:
     """Why these models cannot be trained together; None if they can.
 
@@ -99,7 +101,7 @@ def why_apart(
         # Copies: a forward pass in train mode changes buffers.
         ensemble = Ensemble([copy.deepcopy(model) for model in models]).train()
         with torch.no_grad():
-            ensemble.together(loss_fn)(ensemble(x), target)
+            ensemble.summed_loss(loss_fn)(ensemble(x), target)
             for model, together in zip(models, ensemble.losses, strict=True):
                 torch.set_rng_state(state)
                 apart = copy.deepcopy(model).train()

@@ -6,58 +6,58 @@ import math
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
-from luzpy.batches import batches
-from luzpy.build import build_model
-from luzpy.callback import Callback
 from luzpy.callbacks.interrupt import Interrupt
 from luzpy.callbacks.metrics import Metrics
 from luzpy.callbacks.progress import is_interactive, open_bar
 from luzpy.callbacks.train_valid import TrainValid
-from luzpy.checks import check_accelerator, check_verbose, with_defaults
-from luzpy.context import Context
-from luzpy.data import tensors_in
-from luzpy.device import Accelerator, to_device
-from luzpy.distributed.sharding import n_groups
-from luzpy.distributed.together import share_random_state
-from luzpy.errors import LuzError
+from luzpy.core import loop
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
+from luzpy.core.modules import unwrapped
+from luzpy.core.spec import Spec
+from luzpy.data.batches import batches
+from luzpy.data.dataset import length_of
+from luzpy.data.loader import Options
+from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.finder.arguments import allowed_callbacks, check_sweep, with_start_lr
 from luzpy.finder.ensemble import Ensemble, swap_parameters, why_apart
-from luzpy.finder.summary import disjoint
-from luzpy.finder.sweep import Curve, RecordLoss, StopRule, SweepLR, learning_rates
-from luzpy.fitting import prepare_data, prepare_fit
-from luzpy.loader import Options, batch_count
-from luzpy.loop import run_fit, unwrapped
-from luzpy.random_state import (
+from luzpy.finder.summary import ranges_disagree
+from luzpy.finder.sweep import RecordLoss, Sweep, SweepLR, learning_rates
+from luzpy.ground.errors import add_note
+from luzpy.ground.nested import tensors_in, to_device
+from luzpy.ground.random_state import (
     RandomState,
     generator_state,
     generators_in,
     preserved_random_state,
     set_generator_state,
 )
+from luzpy.ground.types import Batch, Data, Loader
+from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
+from luzpy.verbs.prepare import prepare_data, prepare_fit, prepare_model
 
 if TYPE_CHECKING:
     from luzpy.finder.lr_records import LRRecords
-    from luzpy.module import LuzModule
 
 ENDLESS = 2**62
 
 
 def lr_finder(
-    model: LuzModule,
-    data: Any,
+    model: Spec[Any],
+    data: Data,
     steps: int | None = 100,
     start_lr: float = 1e-7,
     end_lr: float = 1e-1,
     log_spaced_intervals: bool = True,
     *,
     runs: int = 1,
-    valid_data: Any = None,
+    valid_data: Data = None,
     valid_batches: int | None = 8,
     stop_div: float | None = None,
     opt_name: str | None = None,
@@ -97,7 +97,7 @@ def lr_finder(
     Raises:
         ValueError: If an argument is out of bounds, or there is not one batch of data.
         TypeError: If an argument is of the wrong type.
-        LuzError: If a callback, the loss or the dataset fails; it says where.
+        LuzError: If a callback cannot do its work.
 
     Examples:
         >>> import luzpy as luz, torch
@@ -108,43 +108,47 @@ def lr_finder(
         (20, 2)
     """
     check_sweep(steps, start_lr, end_lr, runs, valid_batches, stop_div)
+    accelerator = check_accelerator(accelerator)
     chosen = allowed_callbacks(callbacks)
-    place = check_accelerator(accelerator)
-    talk = check_verbose(verbose) and place.is_main
+    options = check_options(dataloader_options)
+    is_verbose = check_verbose(verbose) and accelerator.is_main
+    spec = with_start_lr(model, start_lr)
     with preserved_random_state():
-        share_random_state(place.ranks)
-        loader, held_out = prepare_data(data, valid_data, dataloader_options, place.device)
-        n_rungs = _steps_of_epoch(loader, place) if steps is None else steps
+        accelerator.share_random_state()
+        first = prepare_model(spec, accelerator)
+        loader, held_out = prepare_data(data, valid_data, options, accelerator.device_of(first))
+        n_rungs = _steps_of_epoch(loader, accelerator) if steps is None else steps
         if n_rungs is None:
             raise ValueError("`steps` must be given for data of unknown length, got None.")
         rates = learning_rates(n_rungs, start_lr, end_lr, log_spaced_intervals)
         loaders = [loader] if held_out is None else [loader, held_out]
-        with _restarting(loaders) as restart, _bar(talk, n_rungs * runs) as bar:
-            watched = None if held_out is None else _fixed_batches(model, held_out, valid_batches)
+        with _restarting(loaders) as restart, _bar(is_verbose, n_rungs * runs) as bar:
+            watched = None if held_out is None else _fixed_batches(spec, held_out, valid_batches)
             sweeps = _Sweeps(
-                model=with_start_lr(model, start_lr),
+                spec=spec,
                 loader=loader,
                 valid_data=watched,
                 rates=rates,
-                rule=StopRule(stop_div),
+                stop_div=stop_div,
                 opt_name=opt_name,
                 callbacks=chosen,
-                accelerator=place,
+                accelerator=accelerator,
                 restart=restart,
                 bar=bar,
             )
-            curves, interrupted = sweeps.run(runs, talk)
-    from luzpy.finder.lr_records import curves_of, records_of  # pandas is imported when it is used
+            swept, reason = sweeps.run(runs, first, is_verbose)
+    from luzpy.finder.frame import curves_of  # pandas is imported when it is used
+    from luzpy.finder.lr_records import records_of
 
-    records = records_of(rates, curves, interrupted, several=runs > 1)
-    if runs > 1 and place.is_main and disjoint(curves_of(records)):
+    records = records_of(rates, swept, reason, several=runs > 1)
+    if runs > 1 and accelerator.is_main and ranges_disagree(curves_of(records)):
         warnings.warn(
             "Two initial weights give ranges of learning rates that have none in common: the "
             "suggestion depends on chance. Raise `runs` or `steps`, or take larger batches.",
             UserWarning,
             stacklevel=2,
         )
-    if talk and not is_interactive():
+    if is_verbose and not is_interactive():
         print(f"Learning rate finder: {len(records)} rungs, {records.stopped}")
     return records
 
@@ -153,106 +157,117 @@ def lr_finder(
 class _Sweeps:
     """One sweep or several, from the same random state."""
 
-    model: LuzModule
-    loader: DataLoader[Any]
-    valid_data: Any
+    spec: Spec[Any]
+    loader: Loader
+    valid_data: Data
     rates: list[float]
-    rule: StopRule
+    stop_div: float | None
     opt_name: str | None
     callbacks: list[Callback]
     accelerator: Accelerator
     restart: Callable[[], None]
     bar: Any
 
-    def run(self, runs: int, talk: bool) -> tuple[list[Curve], bool]:
-        """The curves, and whether Ctrl-C cut them short."""
-        if runs > 1:
-            together, reason = self._together(runs)
-            if talk:
-                print(f"{runs} runs " + (f"one after another: {reason}" if reason else "together"))
-            if together is not None:
-                return self._sweep(*together)
-        curves: list[Curve] = []
-        for run in range(runs):
-            found, interrupted = self._sweep(self._context(run))
-            curves += found
-            if interrupted:
-                return curves, True
-        return curves, False
+    def run(self, runs: int, first: Any, verbose: bool) -> tuple[list[Sweep], str]:
+        """What was recorded, and the reason that was given to stop before the end, if any.
 
-    def _context(self, run: int) -> Context:
+        Args:
+            runs: How many.
+            first: The model with the first run's weights.
+            verbose: Whether to say how several are run.
+        """
+        if runs > 1:
+            ensemble, reason = self._ensemble(runs)
+            if verbose:
+                print(f"{runs} runs " + (f"one after another: {reason}" if reason else "together"))
+            if ensemble is not None:
+                return self._sweep(*ensemble)
+        swept: list[Sweep] = []
+        for run in range(runs):
+            model = prepare_model(self.spec, self.accelerator, run) if run else first
+            found, reason = self._sweep(self._context(model))
+            swept += found
+            if reason != "completed":
+                return swept, reason
+        return swept, "completed"
+
+    def _context(self, model: Any) -> Context:
         defaults = (TrainValid, Metrics, Interrupt) if self.callbacks else (TrainValid, Interrupt)
         return prepare_fit(
-            self.model,
+            self.spec,
+            model,
             self.loader,
             None,
             epochs=(0, ENDLESS),
-            callbacks=with_defaults(defaults, self.callbacks),
+            callbacks=with_defaults(defaults, self.callbacks, self.accelerator),
             accelerator=self.accelerator,
             verbose=False,
-            run=run,
         )
 
-    def _together(self, runs: int) -> tuple[tuple[Context, Ensemble] | None, str]:
+    def _ensemble(self, runs: int) -> tuple[tuple[Context, Ensemble] | None, str]:
         """A context that trains all models at once; else None, and why not."""
-        if self.callbacks:
-            return None, "there are callbacks"
-        if self.model.loss is None or self.model.backward is not None:
-            return None, "the loss or the backward pass is the module's own"
-        if self.accelerator.ranks.size > 1 or self.accelerator.accumulate > 1:
-            return None, "several processes or batches make a step"
-        if self.accelerator.dtype is not None:
-            return None, "there is mixed precision"
-        if isinstance(self.loader.dataset, IterableDataset):
-            return None, "the data can only be gone through from its start"
-        ctx = self._context(0)
-        if getattr(unwrapped(ctx.model), "step", None) is not None:
+        reason = self._why_no_ensemble()
+        if reason:
+            return None, reason
+        models = [prepare_model(self.spec, self.accelerator, run) for run in range(runs)]
+        if hasattr(unwrapped(models[0]), "step"):
             return None, "the step is the module's own"
-        others = [build_model(self.model, self.model.hparams, run) for run in range(1, runs)]
-        models = [ctx.model, *(self.accelerator.prepare_model(other) for other in others)]
+        ctx = self._context(models[0])
         self.restart()
-        ctx.batch = self.accelerator.prepare_batch(next(iter(batches(self.loader))))
+        ctx.batch = self.accelerator.prepare_batch(next(iter(batches(self.loader))), ctx.device)
         assert ctx.loss_fn is not None
         reason = why_apart(models, ctx.optimizers, ctx.loss_fn, ctx.input, ctx.target)
         if reason:
             return None, reason
         ensemble = Ensemble(models)
         swap_parameters(next(iter(ctx.optimizers.values())), ctx.model, ensemble)
-        ctx.loss_fn = ensemble.together(ctx.loss_fn)
+        ctx.loss_fn = ensemble.summed_loss(ctx.loss_fn)
         ctx.model = ensemble
         return (ctx, ensemble), ""
 
-    def _sweep(self, ctx: Context, ensemble: Ensemble | None = None) -> tuple[list[Curve], bool]:
+    def _why_no_ensemble(self) -> str:
+        if self.callbacks:
+            return "there are callbacks"
+        if self.spec.loss is None or self.spec.backward is not None:
+            return "the loss or the backward pass is the module's own"
+        if self.accelerator.is_distributed or self.accelerator.accumulate > 1:
+            return "several processes or batches make a step"
+        if self.accelerator.dtype is not None:
+            return "there is mixed precision"
+        if isinstance(self.loader.dataset, IterableDataset):
+            return "the data can only be gone through from its start"
+        return ""
+
+    def _sweep(self, ctx: Context, ensemble: Ensemble | None = None) -> tuple[list[Sweep], str]:
         sweep = SweepLR(self.rates, self.opt_name)
-        record = RecordLoss(sweep, self.rule, self.valid_data, self.bar, ensemble)
+        record = RecordLoss(sweep, self.stop_div, self.valid_data, self.bar, ensemble)
         ctx.callbacks = [*ctx.callbacks, sweep, record]
-        if ctx.accelerator.ranks.size > 1 and ctx.loss_fn is not None:
+        is_distributed = self.accelerator.is_distributed
+        if is_distributed and ctx.loss_fn is not None:
             ctx.loss_fn = _nan_where_it_raises(ctx.loss_fn)
         self.restart()
+        reason = "completed"
         try:
-            run_fit(ctx)
+            reason = loop.fit(ctx)
         except Exception:
-            ranks = ctx.accelerator.ranks
-            if ranks.size > 1 and (_finite(ctx) or not ranks.all_come()):
+            if is_distributed and (_finite(ctx) or not self.accelerator.barrier()):
                 raise  # the others do not know of it
             # A diverged model can make the loss itself raise, at a loss that is not finite or some
             # rungs after it: that is where the sweep ends.
-            record.look(ranks)
-            curves = record.curves()
-            if any(curve.stopped == "not finite" for curve in curves):
-                return curves, False
-            if not curves[0].losses or _finite(ctx):
+            record.read(ctx)
+            swept = record.swept()
+            if any(one.stopped == "not finite" for one in swept):
+                return swept, reason
+            if not swept[0].losses or _finite(ctx):
                 raise
             record.end_with_nan()
-        return record.curves(), ctx.stopped == "interrupted"
+        swept = record.swept()
+        return swept, "completed" if any(one.stopped == reason for one in swept) else reason
 
 
-def _steps_of_epoch(loader: DataLoader[Any], place: Accelerator) -> int | None:
-    n_batches = batch_count(loader)
-    if n_batches is None:
-        return None
-    batches_of_rank = n_groups(n_batches, place.ranks.size, whole=loader.drop_last)
-    return n_groups(batches_of_rank, place.accumulate, whole=False)
+def _steps_of_epoch(loader: Loader, accelerator: Accelerator) -> int | None:
+    own = accelerator.prepare_train_loader(loader)
+    return None if length_of(own) is None else getattr(own, "n_steps", len(own))
 
 
 def _finite(ctx: Context) -> bool:
@@ -271,7 +286,7 @@ def _nan_where_it_raises(
     and all of them read of its loss.
     """
 
-    def loss(pred: Any, target: Any) -> torch.Tensor:
+    def loss(pred: Batch, target: Batch) -> torch.Tensor:
         try:
             return loss_fn(pred, target)
         except Exception:
@@ -283,16 +298,16 @@ def _nan_where_it_raises(
     return loss
 
 
-def _fixed_batches(model: LuzModule, loader: DataLoader[Any], count: int | None) -> Any:
+def _fixed_batches(spec: Spec[Any], loader: Loader, count: int | None) -> Any:
     """The batches to validate on at every rung: `count` of the loader's, or all of them."""
     if count is None:
         return loader
-    total = batch_count(loader)
+    total = length_of(loader)
     wanted = set(range(count))
     if total is not None and total > count:
-        generator = torch.Generator().manual_seed(model.seed)
+        generator = torch.Generator().manual_seed(spec.seed)
         drawn = torch.randperm(total, generator=generator)[:count]
-        wanted = set(cast(Any, drawn).tolist())
+        wanted = {int(index) for index in drawn}
     last = max(wanted)
     kept: list[Any] = []
     index = -1
@@ -303,14 +318,13 @@ def _fixed_batches(model: LuzModule, loader: DataLoader[Any], count: int | None)
             if index == last:
                 break
     except Exception as err:
-        raise LuzError(
-            f"`valid_data` failed to give batch {index + 2}: {type(err).__name__}: {err}"
-        ) from err
+        add_note(err, f"in `valid_data`, batch {index + 2}.")
+        raise
     return kept
 
 
 @contextmanager
-def _restarting(loaders: Sequence[DataLoader[Any]]) -> Generator[Any]:
+def _restarting(loaders: Sequence[Loader]) -> Generator[Any]:
     """A function that puts every random generator of the sweep back to where it is now.
 
     The user's own generators, in the loaders, their samplers and datasets, are put back at the end

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from luzpy.errors import NoSuggestionError
-from luzpy.finder.curves import Curves, median_range
-from luzpy.finder.smoothing import exponential_average
-from luzpy.finder.suggest import DEFAULT_METHOD, METHODS, suggest_lr
+from luzpy.finder.curves import median_range, suggested_rates
+from luzpy.finder.frame import averaged, check_beta, curves_of
+from luzpy.finder.suggest import DEFAULT_METHOD, METHODS
 from luzpy.finder.summary import summary
-from luzpy.plotting import plot
+from luzpy.ground.errors import NoSuggestionError
+from luzpy.ground.types import Data, Values
+from luzpy.verbs.plot import plot
 
 if TYPE_CHECKING:
     from typing import Self
 
     from plotnine import ggplot
 
-    from luzpy.finder.sweep import Curve
+    from luzpy.finder.sweep import Sweep
 
 
 class LRRecords(pd.DataFrame):
@@ -40,9 +41,9 @@ class LRRecords(pd.DataFrame):
 
     if TYPE_CHECKING:  # pandas' stubs know no further arguments, and no `__init__`
 
-        def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...  # noqa: D102
+        def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
 
-    def __init__(self, data: Any = None, *args: Any, stopped: str | None = None, **kwargs: Any):
+    def __init__(self, data: Data = None, *args: Any, stopped: str | None = None, **kwargs: Any):
         cast(Any, super()).__init__(data, *args, **kwargs)
         self.stopped = stopped or getattr(data, "stopped", "completed")
 
@@ -108,22 +109,7 @@ class LRRecords(pd.DataFrame):
         """
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
-        return float(np.median(self._suggested(method)))
-
-    def _suggested(self, method: str) -> list[float]:
-        """What each run suggests, as long as at least half of them suggest anything."""
-        found: list[float] = []
-        refusals: list[NoSuggestionError] = []
-        for lr, loss in curves_of(self):
-            try:
-                found.append(suggest_lr(lr, loss, method))
-            except NoSuggestionError as err:
-                refusals.append(err)
-        if not found and not refusals:
-            raise NoSuggestionError("There are no rungs to judge.")
-        if len(refusals) > len(found):
-            raise refusals[0]
-        return found
+        return float(np.median(suggested_rates(curves_of(self), method)))
 
     def suggestions(self) -> pd.DataFrame:
         """What every method suggests.
@@ -138,7 +124,7 @@ class LRRecords(pd.DataFrame):
         rows: list[tuple[str, float, float, float]] = []
         for method in METHODS:
             try:
-                found = self._suggested(method)
+                found = suggested_rates(curves_of(self), method)
             except NoSuggestionError:
                 rows.append((method, nan, nan, nan))
                 continue
@@ -155,67 +141,22 @@ def _(x: LRRecords, **options: Any) -> ggplot:
     return plot_records(x, **options)
 
 
-def records_of(
-    rates: list[float], curves: list[Curve], interrupted: bool, *, several: bool
-) -> LRRecords:
+def records_of(rates: list[float], sweeps: list[Sweep], reason: str, *, several: bool) -> LRRecords:
     """What sweeps recorded, as one frame.
 
     Args:
         rates: The learning rate of each rung.
-        curves: The losses of each run, as far as it came.
-        interrupted: Whether the user ended the last one.
+        sweeps: The losses of each run, as far as it came.
+        reason: Why the user or a callback ended the last one, if so; else `"completed"`.
         several: Whether to number the runs.
     """
     frames: list[pd.DataFrame] = []
-    for run, curve in enumerate(curves, start=1):
-        n = len(curve.losses)
-        columns: dict[str, Any] = {"run": [run] * n} if several else {}
-        columns |= {"lr": rates[:n], "loss": curve.losses}
-        if curve.valid_losses is not None:
-            columns["valid_loss"] = curve.valid_losses
+    for run, sweep in enumerate(sweeps, start=1):
+        n = len(sweep.losses)
+        columns: Values = {"run": [run] * n} if several else {}
+        columns |= {"lr": rates[:n], "loss": sweep.losses}
+        if sweep.valid_losses is not None:
+            columns["valid_loss"] = sweep.valid_losses
         frames.append(pd.DataFrame(columns))
-    stopped = "interrupted" if interrupted else "completed"
-    stopped = next((curve.stopped for curve in curves if curve.stopped), stopped)
+    stopped = next((sweep.stopped for sweep in sweeps if sweep.stopped), reason)
     return LRRecords(pd.concat(frames, ignore_index=True), stopped=stopped)
-
-
-def averaged(records: LRRecords, column: str, beta: float) -> pd.Series[float]:
-    """The bias-corrected exponential average of a column, run by run."""
-    check_columns(records, column)
-    smoothed = np.empty(len(records))
-    for positions in _run_positions(records):
-        smoothed[positions] = exponential_average(records[column].to_numpy()[positions], beta)
-    return pd.Series(smoothed, index=records.index, name=f"smoothed_{column}")
-
-
-def curves_of(records: LRRecords) -> Curves:
-    """The learning rates and losses of each run."""
-    check_columns(records, "lr", "loss")
-    lr, loss = records["lr"].to_numpy(float), records["loss"].to_numpy(float)
-    return [(lr[positions], loss[positions]) for positions in _run_positions(records)]
-
-
-def _run_positions(records: LRRecords) -> list[Any]:
-    """The rows of each run, in order."""
-    if "run" not in records.columns:
-        return [np.arange(len(records))] if len(records) else []
-    runs = records["run"]
-    return [np.flatnonzero(runs == run) for run in runs.unique()]
-
-
-def check_columns(records: LRRecords, *columns: str) -> None:
-    """Raise unless the records have these columns."""
-    missing = [column for column in columns if column not in records.columns]
-    if missing:
-        raise ValueError(
-            f"The records must have the columns {', '.join(columns)}; {', '.join(missing)} "
-            "is missing."
-        )
-
-
-def check_beta(beta: Any) -> None:
-    """Raise unless `beta` can weigh an average."""
-    if isinstance(beta, bool) or not isinstance(beta, (int, float)):
-        raise TypeError(f"`beta` must be a number in [0, 1), got {beta!r}.")
-    if not 0 <= beta < 1:
-        raise ValueError(f"`beta` must be in [0, 1), got {beta!r}.")

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from luzpy.errors import NoSuggestionError
-from luzpy.finder.curves import median_range
-from luzpy.finder.lr_records import (
-    LRRecords,
-    averaged,
-    check_beta,
-    check_columns,
-    curves_of,
-)
-from luzpy.plotting import luz_theme
+from luzpy.finder.curves import median_range, suggested_rates
+from luzpy.finder.frame import averaged, check_beta, check_columns, curves_of
+from luzpy.finder.suggest import DEFAULT_METHOD
+from luzpy.ground.errors import NoSuggestionError
+from luzpy.verbs.plot import luz_theme
 
 if TYPE_CHECKING:
     from plotnine import ggplot
@@ -27,7 +22,7 @@ VALID_COLOUR = "#e67e22"
 
 
 def plot_records(
-    x: LRRecords, *, beta: float = 0.9, suggest: bool = False, log_x: bool = True
+    x: pd.DataFrame, *, beta: float = 0.9, suggest: bool = False, log_x: bool = True
 ) -> ggplot:
     """Draw the loss against the learning rate, as R luz does.
 
@@ -84,7 +79,7 @@ def plot_records(
 
 
 def plot_several(
-    x: Sequence[LRRecords],
+    x: Sequence[pd.DataFrame],
     *,
     labels: Sequence[str] | None = None,
     beta: float = 0.9,
@@ -102,7 +97,6 @@ def plot_several(
         A plotnine plot.
 
     Raises:
-        TypeError: If something else than records is in the list.
         ValueError: If there are none, not as many labels as records, or nothing to draw in one.
     """
     from plotnine import (
@@ -119,9 +113,6 @@ def plot_several(
     check_beta(beta)
     if not x:
         raise ValueError("`x` must hold at least one LRRecords, got none.")
-    for item in x:
-        if not isinstance(cast(Any, item), LRRecords):
-            raise TypeError(f"`x` must hold LRRecords, got {type(item).__name__}.")
     names = [str(i) for i in range(1, len(x) + 1)] if labels is None else [str(n) for n in labels]
     if len(names) != len(x):
         raise ValueError(f"`labels` must be as many as the {len(x)} records, got {len(names)}.")
@@ -142,11 +133,11 @@ def plot_several(
     return p if limits is None else p + coord_cartesian(ylim=limits)
 
 
-def _curve(records: LRRecords, beta: float) -> pd.DataFrame:
+def _curve(records: pd.DataFrame, beta: float) -> pd.DataFrame:
     """Columns lr, loss, smoothed and perhaps valid; over runs lr, smoothed, low, high."""
     check_columns(records, "lr", "loss")
     frame = pd.DataFrame(
-        {"lr": records["lr"], "loss": records["loss"], "smoothed": records.smoothed(beta)}
+        {"lr": records["lr"], "loss": records["loss"], "smoothed": averaged(records, "loss", beta)}
     )
     if "valid_loss" in records.columns:
         valid = averaged(records, "valid_loss", beta)
@@ -219,11 +210,11 @@ def log_breaks(limits: tuple[float, float]) -> list[float]:
     return [value for value in finer if limits[0] <= value <= limits[1]]
 
 
-def _marked(p: ggplot, records: LRRecords) -> ggplot:
+def _marked(p: ggplot, records: pd.DataFrame) -> ggplot:
     from plotnine import annotate, geom_vline
 
     try:
-        lr = records.suggest()
+        lr = float(np.median(suggested_rates(curves_of(records), DEFAULT_METHOD)))
     except NoSuggestionError:
         return p
     low, high = median_range(curves_of(records))

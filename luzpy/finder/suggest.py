@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from luzpy.errors import NoSuggestionError
 from luzpy.finder.smoothing import exponential_average
+from luzpy.ground.errors import NoSuggestionError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 MIN_RUNGS = 5
 BETA = 0.9
 # Four fifths of the descent, and a factor of 2.5 before them: from the tuning half of
-# `benchmarks/suggest.py`, where 0.8 to 0.95 and factors of 2 to 3 do about as well.
+# `benchmarks/suggestion`, where 0.8 to 0.95 and factors of 2 to 3 do about as well.
 DESCENDED = 0.8
 MARGIN = 2.5
 # Of pure noise the average's highest and lowest point are seldom farther apart than this many of
 # its standard deviations, and a trend is seldom stronger than this many of its own: together in 6 %
 # of curves of 100 rungs, while a descent of the noise's own size is seen in 80 %.
-NO_ACCIDENT = 6.0
-STEADY = 2.5
+MIN_DROP_SIGMA = 6.0
+MIN_TREND_SIGMA = 2.5
 
 
 def finite_part(lr: Array, loss: Array) -> tuple[Array, Array]:
@@ -93,8 +93,8 @@ def _check_descent(lr: Array, loss: Array) -> None:
     weights = window_weights(half_window(loss))
     noise = raw_noise * float(np.sqrt((weights**2).sum()) / weights.sum())
     scale = float(np.max(np.abs(smoothed[: lowest + 1])))
-    far = drop > max(NO_ACCIDENT * noise, 1e-6 * scale)
-    steady = drop > 1e-6 * scale and _trend(loss[: lowest + 1]) < -STEADY
+    far = drop > max(MIN_DROP_SIGMA * noise, 1e-6 * scale)
+    steady = drop > 1e-6 * scale and _trend(loss[: lowest + 1]) < -MIN_TREND_SIGMA
     if not (far or steady):
         raise NoSuggestionError(
             "The loss never falls by more than its noise: raise `end_lr`, or take larger batches."

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from luzpy.errors import NoSuggestionError
 from luzpy.finder.curves import Curves, median_range, suggested_ranges
 from luzpy.finder.suggest import Array, centred_average, finite_part
+from luzpy.ground.errors import NoSuggestionError
 
 # Below this share of the descent a change of the smoothed loss counts as none.
 LEVEL = 0.1
@@ -39,10 +39,10 @@ def summary(curves: Curves, stopped: str, suggest: Callable[[], float]) -> str:
     low, high = median_range(curves)
     if high > low:
         parts.append(f"range {low:.2g} to {high:.2g}")
-    return "; ".join(parts) + "." + "".join(f" {doubt}." for doubt in doubts(curves))
+    return "; ".join(parts) + "." + "".join(f" {warning}." for warning in warnings_of(curves))
 
 
-def doubts(curves: Curves) -> list[str]:
+def warnings_of(curves: Curves) -> list[str]:
     """Reasons to look at the curves again, each with what to do about it."""
     found: list[str] = []
     shapes = [_shape(*finite_part(lr, loss)) for lr, loss in curves if len(lr) >= 5]
@@ -52,12 +52,12 @@ def doubts(curves: Curves) -> list[str]:
         found.append("The loss falls from the first rung on: lower start_lr")
     if curves and max(len(lr) for lr, _ in curves) < FEW_RUNGS:
         found.append(f"Fewer than {FEW_RUNGS} rungs: raise steps")
-    if disjoint(curves):
+    if ranges_disagree(curves):
         found.append("Some initial weights give ranges without a rate in common: raise runs")
     return found
 
 
-def disjoint(curves: Curves) -> bool:
+def ranges_disagree(curves: Curves) -> bool:
     """Whether two runs give ranges that have no rate in common."""
     ranges = suggested_ranges(curves)
     return bool(ranges) and max(low for low, _ in ranges) > min(high for _, high in ranges)

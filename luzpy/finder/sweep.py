@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast, final
+from typing import Any, final
 
 import attrs
 import torch
 
-from luzpy.callback import Callback
-from luzpy.context import Context, Optimizers, StopFit
-from luzpy.distributed.ranks import Ranks
-from luzpy.distributed.sharding import ShardedLoader
-from luzpy.errors import LuzError
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, Internals, Optimizers, at_exit, internals
+from luzpy.core.loop import validate
+from luzpy.core.modules import bound, in_eval_mode
+from luzpy.finder.divergence import DivergenceMonitor
 from luzpy.finder.ensemble import Ensemble
-from luzpy.finder.smoothing import ExponentialAverage
-from luzpy.loop import in_eval_mode, validate
-from luzpy.random_state import preserved_random_state
+from luzpy.ground.errors import LuzError
+from luzpy.ground.nested import is_mapping
+from luzpy.ground.random_state import preserved_random_state
+from luzpy.ground.types import Data
 
 # Losses are looked at this many rungs at a time, so that a GPU is not waited for at each.
 LOOK_EVERY = 10
@@ -59,16 +60,15 @@ class SweepLR(Callback):
         self.opt_name = opt_name
 
     def on_fit_begin(self, ctx: Context) -> None:
-        """Choose the optimizers, and listen to their steps."""
         self.rung = 0
         self.varied = _varied(ctx.optimizers, self.opt_name)
         self.scales = {name: _group_scales(name, opt) for name, opt in self.varied.items()}
         self.stepped: set[str] = set()
         for name, optimizer in self.varied.items():
-            optimizer.register_step_post_hook(partial(self._note_step, name))
+            listener = optimizer.register_step_post_hook(partial(self._note_step, name))
+            at_exit(ctx, listener.remove)
 
     def on_train_batch_begin(self, ctx: Context) -> None:
-        """Set the rung's learning rate."""
         rate = self.rates[self.rung]
         for name, optimizer in self.varied.items():
             for group, scale in zip(optimizer.param_groups, self.scales[name], strict=True):
@@ -111,80 +111,27 @@ def _group_scales(name: str, optimizer: torch.optim.Optimizer) -> list[float]:
     return [lr / base[0] for lr in base]
 
 
-@attrs.frozen
-class StopRule:
-    """When a curve of losses ends before its last rung.
-
-    Args:
-        stop_div: How many times the range seen up to the best smoothed loss it may have risen
-            above that best; never for None.
-    """
-
-    stop_div: float | None
-
-    def first_stop(self, losses: Iterable[float]) -> tuple[int, str] | None:
-        """The first rung (from 0) that ends the curve, and why; None if none does."""
-        watch = Watch(self)
-        watch.look(losses)
-        return watch.stop
-
-
-class Watch:
-    """A curve under a `StopRule`, looked at a few rungs at a time.
-
-    Attributes:
-        stop: The rung (from 0) that ended the curve, and why; None so far.
-    """
-
-    def __init__(self, rule: StopRule) -> None:
-        self.stop: tuple[int, str] | None = None
-        self._stop_div = rule.stop_div
-        self._average = ExponentialAverage()
-        self._best = self._highest = math.nan
-        self._range = 0.0
-
-    def look(self, losses: Iterable[float]) -> None:
-        """Take in the next rungs' losses."""
-        for loss in losses:
-            if self.stop is not None:
-                return
-            rung = self._average.count
-            value = self._average.add(loss)
-            if not math.isfinite(loss):
-                self.stop = (rung, "not finite")
-            elif rung == 0 or value < self._best:
-                self._highest = value if rung == 0 else max(self._highest, value)
-                self._best, self._range = value, self._highest - value
-            else:
-                self._highest = max(self._highest, value)
-                if self._diverged(value):
-                    self.stop = (rung, "diverged")
-
-    def _diverged(self, value: float) -> bool:
-        if self._stop_div is None or self._range <= 0:
-            return False
-        return value > self._best + self._stop_div * self._range
-
-
 @final
 class RecordLoss(Callback):
     """Records the loss of each rung, before its update, and ends the sweep.
 
+    All processes end the sweep at the same rung: their losses are averaged before it decides.
+
     Args:
         sweep: The callback that sets the learning rates.
-        rule: When to stop before the last rung.
+        stop_div: When to stop before the last rung, as in `DivergenceMonitor`.
         valid_data: What to validate on at every rung; nothing for None.
         bar: A progress bar with an `update` method, or None.
         ensemble: The models, where several are trained together.
     """
 
-    weight: float = float("inf")
+    runs_last = True
 
     def __init__(
         self,
         sweep: SweepLR,
-        rule: StopRule,
-        valid_data: Any,
+        stop_div: float | None,
+        valid_data: Data,
         bar: Any,
         ensemble: Ensemble | None = None,
     ) -> None:
@@ -193,133 +140,176 @@ class RecordLoss(Callback):
         self.bar = bar
         self.ensemble = ensemble
         n_curves = 1 if ensemble is None else ensemble.size
-        self._watches = [Watch(rule) for _ in range(n_curves)]
+        self._monitors = [DivergenceMonitor(stop_div) for _ in range(n_curves)]
         self._losses: list[list[float]] = []  # rung by rung, one of each curve
         self._valid_losses: list[list[float]] = []
-        self._ahead: list[torch.Tensor] = []
-        self._valid_ahead: list[torch.Tensor] = []
-        self._within: list[torch.Tensor] = []
+        # What has not been read from the device yet: of whole rungs, and of the one under way.
+        self._pending: list[torch.Tensor] = []
+        self._valid_pending: list[torch.Tensor] = []
+        self._partial_step: list[torch.Tensor] = []
+        self._validation: Context | None = None
+        self._valid_sum: list[tuple[torch.Tensor, int]] = []
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        if self.valid_data is not None:
+            self._validation = self._validation_context(ctx)
+        at_exit(ctx, self._forget_run)
 
     def on_train_batch_begin(self, ctx: Context) -> None:
-        """At the first batch of a rung: the validation loss, at the same weights."""
-        if self.valid_data is not None and not self._within:
-            self._valid_ahead.append(_validation_loss(ctx, self.valid_data))
-
-    def on_valid_batch_end(self, ctx: Context) -> None:
-        """Take in a batch of the rung's validation."""
-        loss = self._loss(ctx).double() if ctx.device.type != "mps" else self._loss(ctx)
-        total, rows = ctx.buffers.get("valid_loss", (0.0, 0))
-        ctx.buffers["valid_loss"] = (total + loss * ctx.batch_size, rows + ctx.batch_size)
+        if self._validation is not None and not self._partial_step:
+            self._valid_pending.append(self._validation_loss(ctx, self._validation))
 
     def on_train_batch_end(self, ctx: Context) -> None:
-        """Take in the batch; the rung ends with the optimizers' step."""
-        loss = self._loss(ctx)
-        if ctx.accelerator.ranks.size > 1:
-            loss = loss * cast(ShardedLoader, ctx.data).weight
-        self._within.append(loss)
+        loss = self._loss(ctx) * getattr(ctx.data, "weight", 1)  # of its share of all rows
+        self._partial_step.append(loss)
         if not self.sweep.all_stepped:
-            if len(self._within) > MAX_BATCHES_WITHOUT_STEP:
+            if len(self._partial_step) > MAX_BATCHES_WITHOUT_STEP:
                 raise LuzError(
                     f"`step` must step the optimizer: it did not in {MAX_BATCHES_WITHOUT_STEP} "
                     "batches."
                 )
             return
-        rung = self._within
-        self._ahead.append(rung[0] if len(rung) == 1 else torch.stack(rung).mean(0))
-        self._within = []
+        rung = self._partial_step
+        self._pending.append(rung[0] if len(rung) == 1 else torch.stack(rung).mean(0))
+        self._partial_step = []
         self.sweep.advance()
         last = self.sweep.rung == len(self.sweep.rates)
-        if last or len(self._ahead) >= LOOK_EVERY:
-            self.look(ctx.accelerator.ranks)
-            stops = [watch.stop for watch in self._watches if watch.stop]
-            if len(stops) == len(self._watches):
-                raise StopFit(stops[0][1])
+        if last or len(self._pending) >= LOOK_EVERY:
+            self.read(ctx)
+            stops = [monitor.stop for monitor in self._monitors if monitor.stop]
+            if len(stops) == len(self._monitors):
+                _end(ctx, stops[0][1])
         if last:
-            raise StopFit("completed")
+            _end(ctx, "completed")
 
-    def on_interrupt(self, ctx: Context) -> None:
-        """Keep what there is."""
-        self.look(ctx.accelerator.ranks)
+    def on_fit_end(self, ctx: Context) -> None:
+        self.read(ctx)
 
-    def look(self, ranks: Ranks) -> None:
-        """Read the losses so far, of several processes the mean: all of them stop as one."""
-        if self._valid_ahead:
-            self._valid_losses += cast(Any, ranks.mean(torch.stack(self._valid_ahead))).tolist()
-        self._valid_ahead = []
-        if not self._ahead:
+    def read(self, ctx: Context) -> None:
+        """Read the losses so far; with several processes their mean, so that all stop together."""
+        mean = ctx.accelerator.mean
+        if self._valid_pending:
+            self._valid_losses += _numbers(mean(torch.stack(self._valid_pending)))
+        self._valid_pending = []
+        if not self._pending:
             return
-        seen: list[list[float]] = cast(Any, ranks.mean(torch.stack(self._ahead))).tolist()
-        self._ahead = []
+        seen = _numbers(mean(torch.stack(self._pending)))
+        self._pending = []
         self._losses += seen
-        for watch, losses in zip(self._watches, zip(*seen, strict=True), strict=True):
-            watch.look(losses)
+        for monitor, losses in zip(self._monitors, zip(*seen, strict=True), strict=True):
+            monitor.update(losses)
         if self.bar is not None:
-            self.bar.update(len(seen) * len(self._watches))
+            self.bar.update(len(seen) * len(self._monitors))
 
     def end_with_nan(self) -> None:
         """The rung under way could not be computed any more: its loss is not a number."""
-        self._losses.append([math.nan] * len(self._watches))
-        for watch in self._watches:
-            watch.look([math.nan])
+        self._losses.append([math.nan] * len(self._monitors))
+        for monitor in self._monitors:
+            monitor.update([math.nan])
 
-    def curves(self) -> list[Curve]:
+    def swept(self) -> list[Sweep]:
         """What was recorded of each model, cut where its curve ended."""
-        return [self._curve(index, watch) for index, watch in enumerate(self._watches)]
+        return [self._swept(index, monitor) for index, monitor in enumerate(self._monitors)]
 
-    def _curve(self, index: int, watch: Watch) -> Curve:
+    def _swept(self, index: int, monitor: DivergenceMonitor) -> Sweep:
         end, stopped = len(self._losses), None
-        if watch.stop is not None:
-            end, stopped = watch.stop[0] + 1, watch.stop[1]
+        if monitor.stop is not None:
+            end, stopped = monitor.stop[0] + 1, monitor.stop[1]
         losses = [rung[index] for rung in self._losses[:end]]
         valid = None
         if self.valid_data is not None:
             valid = [rung[index] for rung in self._valid_losses[:end]]
             valid += [math.nan] * (end - len(valid))
-        return Curve(losses, valid, stopped)
+        return Sweep(losses, valid, stopped)
 
     def _loss(self, ctx: Context) -> torch.Tensor:
         """The batch's loss in each model: the varied optimizer's, else the mean over optimizers."""
         if self.ensemble is not None:
             return self.ensemble.losses
         loss: Any = ctx.loss
-        if isinstance(loss, dict):
+        if is_mapping(loss):
             if not loss:
                 raise LuzError("`step` must set `ctx.loss`; the learning rate finder records it.")
-            losses = cast("dict[str, torch.Tensor]", loss)
-            if self.sweep.opt_name in losses:
-                loss = losses[self.sweep.opt_name]
+            if self.sweep.opt_name in loss:
+                loss = loss[self.sweep.opt_name]
             else:
-                loss = torch.stack([torch.as_tensor(v).reshape(()) for v in losses.values()]).mean()
+                loss = torch.stack([torch.as_tensor(v).reshape(()) for v in loss.values()]).mean()
         return torch.as_tensor(loss).detach().reshape(1)
+
+    def _validation_context(self, ctx: Context) -> Context:
+        """A run of its own on the same model: the training goes on as if it had not been."""
+        add = Callback.from_functions(weight=float("inf"), on_valid_batch_end=self._add_valid_batch)
+        shared = [c for c in ctx.callbacks if c not in (self.sweep, self) and not c.runs_last]
+        run = internals(ctx)
+        return Context(
+            verbose=False,
+            accelerator=ctx.accelerator,
+            device=ctx.device,
+            model=ctx.model,
+            optimizers=ctx.optimizers,
+            loss_fn=ctx.loss_fn,
+            train_data=ctx.train_data,
+            valid_data=self.valid_data,
+            epoch=1,
+            max_epochs=ctx.max_epochs,
+            training=False,
+            hparams=ctx.hparams,
+            opt_hparams=ctx.opt_hparams,
+            buffers=ctx.buffers,
+            callbacks=[*shared, add],
+            internals=Internals(
+                metric_set=run.metric_set, opt_names=run.opt_names, autocast=run.autocast
+            ),
+        )
+
+    def _add_valid_batch(self, ctx: Context) -> None:
+        loss = self._loss(ctx) if ctx.device.type == "mps" else self._loss(ctx).double()
+        rows = internals(ctx).n_rows
+        self._valid_sum.append((loss * rows, rows))
+
+    def _validation_loss(self, ctx: Context, validation: Context) -> torch.Tensor:
+        """The validation loss, averaged over samples, with the current weights."""
+        self._valid_sum = []
+        run, reason = internals(ctx), None
+        try:
+            with preserved_random_state(), in_eval_mode(ctx.model), bound(validation):
+                validate(validation)
+        except Exception:
+            reason = run.stop_reason or run.stop_pending
+            if reason is None:
+                raise  # else the signal has ended the worker processes, too
+        reason = reason or internals(validation).stop_reason
+        if reason is not None:
+            ctx.stop(reason)
+        if not self._valid_sum:
+            return torch.full((len(self._monitors),), math.nan, device=ctx.device)
+        losses, rows = zip(*self._valid_sum, strict=True)
+        return torch.stack(losses).sum(0) / sum(rows)
+
+    def _forget_run(self) -> None:
+        self._validation = None
+
+
+def _end(ctx: Context, reason: str) -> None:
+    """End the run without asking other processes, which do so too."""
+    run = internals(ctx)
+    run.stop_reason = run.stop_reason or reason
+
+
+def _numbers(losses: Any) -> list[list[float]]:
+    return losses.tolist()
 
 
 @attrs.frozen
-class Curve:
+class Sweep:
     """What was recorded of one model.
 
     Attributes:
         losses: The loss of each rung.
         valid_losses: The validation loss of each rung, if there is any.
-        stopped: Why the curve ended before the last rung; None if it did not.
+        stopped: Why it ended before the last rung; None if it did not.
     """
 
     losses: list[float]
     valid_losses: list[float] | None
     stopped: str | None
-
-
-_OF_A_BATCH = ("data", "valid_data", "iter", "batch", "batch_size", "stands_in", "pred", "loss")
-
-
-def _validation_loss(ctx: Context, valid_data: Any) -> torch.Tensor:
-    """The mean loss over samples of `valid_data`; the training goes on as if nothing had been."""
-    kept = {name: getattr(ctx, name) for name in _OF_A_BATCH}
-    ctx.valid_data = valid_data
-    ctx.buffers.pop("valid_loss", None)
-    with preserved_random_state(), in_eval_mode(ctx.model):
-        validate(ctx)
-    total, rows = ctx.buffers.pop("valid_loss")
-    for name, value in kept.items():
-        setattr(ctx, name, value)
-    ctx.training = True
-    return total / rows

@@ -1,8 +1,8 @@
 """What is measured beside the loss."""
 
 from luzpy.metrics.auroc import BinaryAUROC, MulticlassAUROC
-from luzpy.metrics.base import Metric
 from luzpy.metrics.classification import Accuracy, BinaryAccuracy, BinaryAccuracyWithLogits
+from luzpy.metrics.metric import Metric
 from luzpy.metrics.metric_set import MetricSet
 from luzpy.metrics.regression import MAE, MSE, RMSE
 

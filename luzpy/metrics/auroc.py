@@ -1,28 +1,103 @@
-"""Areas under the ROC curve, on torchmetrics' implementation."""
+"""Areas under the ROC curve."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, cast, final
+from typing import Any, Self, final
 
 import torch
 
-from luzpy.metrics.base import Metric, load_torchmetrics_state, torchmetrics_state
+from luzpy.metrics.metric import Metric
+from luzpy.metrics.roc import areas, counted, exact_area
 from luzpy.metrics.shapes import aligned
 
 AVERAGES = ("micro", "macro", "weighted", "none")
 ROUNDING = 1e-5  # how far probabilities may lie outside of [0, 1]
 
 
-class BinaryAUROC(Metric):
+class _AUROC(Metric):
+    """Columns of scores, each with rows that are of its class and rows that are not."""
+
+    abbrev = "AUC"
+
+    def __init__(
+        self,
+        num_thresholds: int | None = 200,
+        thresholds: Iterable[float] | None = None,
+        from_logits: bool = False,
+    ) -> None:
+        self.thresholds = _thresholds(num_thresholds, thresholds)
+        if from_logits is not True and from_logits is not False:
+            raise TypeError(f"`from_logits` must be True or False, got {from_logits!r}.")
+        self.from_logits = from_logits
+        self.reset()
+
+    def reset(self) -> None:
+        self.columns: int = 0
+        self.counts: Any = 0
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # where there are no thresholds
+        self.faults: Any = False
+
+    def merge(self, others: Sequence[Self]) -> None:
+        for other in others:
+            self.columns = self.columns or other.columns
+            self.counts = self.counts + other.counts
+            self.kept = self.kept + other.kept
+            self.faults = self.faults | other.faults
+
+    def _add(self, scores: torch.Tensor, positive: torch.Tensor, known: torch.Tensor) -> None:
+        """Take in one batch: scores, whether they are of the class, which targets are classes."""
+        columns = scores.shape[1]
+        if self.columns not in (0, columns):
+            raise ValueError(
+                f"`preds` must have the same classes in every batch, {self.columns}, got {columns}."
+            )
+        self.columns = columns
+        inside = scores if self.from_logits else scores.clamp(0, 1)
+        outside = (scores - inside).abs() > ROUNDING
+        faults = torch.stack((outside.any(), ~known.all(), scores.isnan().any()))
+        self.faults = self.faults | faults
+        if self.thresholds is None:
+            self.kept.append((inside, positive))
+        else:
+            if self.thresholds.device != scores.device:
+                self.thresholds = self.thresholds.to(scores.device)
+            intervals = torch.bucketize(inside.contiguous(), self.thresholds, right=True)
+            self.counts = self.counts + counted(intervals, positive, len(self.thresholds) + 1)
+
+    def _areas(self, pooled: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """The areas of the columns, or of all as one, and how many rows are of each class."""
+        columns = 1 if pooled else self.columns or 1
+        outside, unknown, missing = self.faults.tolist() if self.columns else (False, False, True)
+        if outside:
+            raise ValueError(
+                "`preds` must be probabilities in [0, 1], got others: are they logits? Then say "
+                "from_logits=True."
+            )
+        if unknown:
+            raise ValueError(
+                "`target` must be classes, counted from 0 and fewer than `preds` has columns (0 or "
+                "1 if it has one), got others."
+            )
+        if missing:
+            return torch.full((columns,), math.nan), torch.ones(columns)
+        if self.thresholds is not None:
+            counts = self.counts.sum(0, keepdim=True) if pooled else self.counts
+            return areas(counts), counts[:, 1].sum(1).cpu()
+        scores = torch.cat([scores for scores, _ in self.kept]).reshape(-1, columns)
+        positive = torch.cat([positive for _, positive in self.kept]).reshape(-1, columns)
+        each = map(exact_area, scores.unbind(1), positive.unbind(1))
+        return torch.cat(tuple(each)), positive.sum(0).cpu()
+
+
+@final
+class BinaryAUROC(_AUROC):
     """The area under the ROC curve of a binary classifier.
 
-    Confusion matrices are counted at a number of thresholds, so that no predictions need be kept;
-    between thresholds the curve is a straight line (R luz takes steps there). With one class only
-    the area is not defined: NaN. Port of R luz's `luz_metric_binary_auroc()`.
+    Rows are counted between a number of thresholds, so that no predictions need be kept; there the
+    curve is a straight line (R luz takes steps). With one class only the area is not defined: NaN.
+    Port of R luz's `luz_metric_binary_auroc()`.
 
     `preds` and `target` have the same shape, or differ by dimensions of length 1; targets are 0 or
     1, as integers, floats or booleans.
@@ -47,48 +122,21 @@ class BinaryAUROC(Metric):
         0.8889
     """
 
-    abbrev = "AUC"
-
-    def __init__(
-        self,
-        num_thresholds: int | None = 200,
-        thresholds: Iterable[float] | None = None,
-        from_logits: bool = False,
-    ) -> None:
-        self.thresholds: torch.Tensor | None = _thresholds(num_thresholds, thresholds)
-        self.from_logits: bool = _checked_flag("from_logits", from_logits)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all batches."""
-        self._curve = _BinaryCurve(self.thresholds)
-
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch."""
         if preds.shape != target.shape:
             target = aligned(target, preds, "target", "preds")
-        scores = preds.float().flatten()
-        self._curve.update(scores.sigmoid() if self.from_logits else scores, target.flatten())
+        scores, target = preds.float().reshape(-1, 1), target.reshape(-1, 1)
+        if self.from_logits:  # the exact area needs no sigmoid, which can part or join scores
+            scores = scores.clone() if self.thresholds is None else scores.sigmoid()
+        positive = target == 1
+        self._add(scores, positive, positive | (target == 0))
 
     def compute(self) -> float:
-        """The area."""
-        return self._curve.compute()
-
-    def merge(self, others: Sequence[Any]) -> None:
-        """Add the other processes' counts."""
-        self._curve = _merged([self._curve, *(other._curve for other in others)])
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return self._curve.state()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.reset()
-        self._curve.load(state)
+        return float(self._areas(pooled=True)[0])
 
 
-class MulticlassAUROC(Metric):
+@final
+class MulticlassAUROC(_AUROC):
     """The areas under the ROC curves of the classes, each against all others.
 
     Port of R luz's `luz_metric_multiclass_auroc()`. `preds` has the shape (N, C) or (N, C, ...),
@@ -119,8 +167,6 @@ class MulticlassAUROC(Metric):
         [1.0, 1.0, 1.0]
     """
 
-    abbrev = "AUC"
-
     def __init__(
         self,
         num_thresholds: int | None = 200,
@@ -128,269 +174,50 @@ class MulticlassAUROC(Metric):
         from_logits: bool = False,
         average: str = "micro",
     ) -> None:
-        self.thresholds: torch.Tensor | None = _thresholds(num_thresholds, thresholds)
-        self.from_logits: bool = _checked_flag("from_logits", from_logits)
+        super().__init__(num_thresholds, thresholds, from_logits)
         if average not in AVERAGES:
             raise ValueError(
                 f"`average` must be one of {', '.join(map(repr, AVERAGES))}, got {average!r}."
             )
         self.average = average
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all batches."""
-        self._curve: _BinaryCurve | _MulticlassCurves | None = None
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch."""
         if preds.ndim < 2:
             raise ValueError(
                 f"`preds` must have the shape (N, C), probabilities of C classes, got "
                 f"{tuple(preds.shape)}; for one probability a row use BinaryAUROC."
             )
-        classes = preds.shape[1]
         like = preds.select(1, 0)
         if like.shape != target.shape:
             target = aligned(target, like, "target", "preds' rows")
-        scores = preds.float().movedim(1, -1).reshape(-1, classes)
+        scores = preds.float().movedim(1, -1).flatten(0, -2)
         if self.from_logits:
             scores = scores.softmax(1)
-        target = target.reshape(-1)
-        if self._curve is None:
-            self._curve = self._new_curve(classes)
-        if isinstance(self._curve, _BinaryCurve):
-            one_hot = target[:, None] == torch.arange(classes, device=target.device)
-            unknown = (target < 0) | (target >= classes)
-            self._curve.update(scores.flatten(), one_hot.flatten())
-            self._curve.flag(unknown)
-        else:
-            self._curve.update(scores, target)
+        positive = target.reshape(-1, 1) == torch.arange(scores.shape[1], device=target.device)
+        self._add(scores, positive, positive.any(1))
 
     def compute(self) -> float | list[float]:
-        """The area, or the list of them with `average="none"`."""
-        if self._curve is None:
-            return float("nan")
-        if isinstance(self._curve, _BinaryCurve):
-            return self._curve.compute()
-        areas, rows = self._curve.compute()
-        if self.average == "none":
-            return areas
-        if self.average == "macro":
-            return sum(areas) / len(areas)
-        counted = [(area, n) for area, n in zip(areas, rows, strict=True) if n]
-        return sum(area * n for area, n in counted) / sum(rows)
-
-    def merge(self, others: Sequence[Any]) -> None:
-        """Add the other processes' counts."""
-        curves = [metric._curve for metric in (self, *others) if metric._curve is not None]
-        self._curve = _merged(curves) if curves else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {} if self._curve is None else self._curve.state()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.reset()
-        if state:
-            self._curve = self._new_curve(state["classes"])
-            self._curve.load(state)
-
-    def _new_curve(self, classes: int) -> _BinaryCurve | _MulticlassCurves:
-        if self.average == "micro":
-            return _BinaryCurve(self.thresholds)
-        return _MulticlassCurves(self.thresholds, classes)
-
-
-class _Curve(ABC):
-    """Scores in [0, 1] and targets, accumulated; nothing is read from the device before the end.
-
-    Args:
-        thresholds: Where to count; None to keep everything.
-        classes: How many classes the targets have.
-    """
-
-    def __init__(self, thresholds: torch.Tensor | None, classes: int) -> None:
-        self.thresholds = thresholds
-        self.classes = classes
-        self.metric: Any = None
-        self.counts: torch.Tensor
-        self.faults: _Faults
-
-    @abstractmethod
-    def _torchmetric(self) -> Any:
-        """A fresh metric of torchmetrics', imported only now."""
-
-    def _start(self, device: torch.device) -> None:
-        if self.metric is None:
-            self.metric = self._torchmetric().to(device)
-            self.counts = torch.zeros(self.classes, dtype=torch.int64, device=device)
-            self.faults = _Faults(device)
-
-    def add(self, other: Any) -> None:
-        """Take in what another of its kind has accumulated."""
-        self.counts += other.counts
-        for name, flag in vars(self.faults).items():
-            flag |= getattr(other.faults, name)
-        if self.thresholds is None:
-            self.metric.preds += other.metric.preds
-            self.metric.target += other.metric.target
-        else:
-            self.metric.confmat += other.metric.confmat
-
-    def state(self) -> dict[str, Any]:
-        """Everything accumulated, as tensors and plain values; empty before the first batch."""
-        if self.metric is None:
-            return {}
-        return {
-            "classes": self.classes,
-            "metric": torchmetrics_state(self.metric),
-            "counts": self.counts,
-            "faults": vars(self.faults),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        if state:
-            self._start(state["counts"].device)
-            load_torchmetrics_state(self.metric, state["metric"])
-            self.counts = state["counts"]
-            vars(self.faults).update(state["faults"])
-
-
-def _merged(curves: Sequence[Any]) -> Any:
-    """One curve of several, some of which may have had no batch."""
-    started = [curve for curve in curves if curve.metric is not None]
-    for other in started[1:]:
-        started[0].add(other)
-    return started[0] if started else curves[0]
-
-
-@final
-class _BinaryCurve(_Curve):
-    """One class against another."""
-
-    def __init__(self, thresholds: torch.Tensor | None) -> None:
-        super().__init__(thresholds, classes=2)
-
-    def _torchmetric(self) -> Any:
-        from torchmetrics.classification import BinaryAUROC as TorchBinaryAUROC
-
-        return cast(Any, TorchBinaryAUROC)(
-            thresholds=self.thresholds, validate_args=False, sync_on_compute=False
-        )
-
-    def update(self, scores: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch, both flat."""
-        self._start(scores.device)
-        positive = target == 1
-        scores = self.faults.noted(scores, ~(positive | (target == 0)))
-        self.counts += torch.stack((positive.sum(), (~positive).sum()))
-        self.metric.update(scores, positive.long())
-
-    def flag(self, wrong_targets: torch.Tensor) -> None:
-        """Note targets that are wrong for another reason."""
-        self.faults.targets |= wrong_targets.any()
-
-    def compute(self) -> float:
-        """The area, NaN where there is none."""
-        if self.metric is None or self.faults.any() or not self.counts.all():
-            return float("nan")
-        return float(self.metric.compute())
-
-
-@final
-class _MulticlassCurves(_Curve):
-    """Several classes, each against all others."""
-
-    def _torchmetric(self) -> Any:
-        from torchmetrics.classification import MulticlassAUROC as TorchMulticlassAUROC
-
-        return cast(Any, TorchMulticlassAUROC)(
-            num_classes=self.classes,
-            average="none",
-            thresholds=self.thresholds,
-            validate_args=False,
-            sync_on_compute=False,
-        )
-
-    def update(self, scores: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch."""
-        if scores.shape[1] != self.classes:
-            raise ValueError(
-                f"`preds` must have the same classes in every batch, {self.classes}, got "
-                f"{scores.shape[1]}."
-            )
-        self._start(scores.device)
-        unknown = (target < 0) | (target >= self.classes)
-        scores = self.faults.noted(scores, unknown)
-        target = target.long().masked_fill(unknown, 0)
-        self.counts += torch.zeros_like(self.counts).index_add_(0, target, torch.ones_like(target))
-        self.metric.update(scores, target)
-
-    def compute(self) -> tuple[list[float], list[int]]:
-        """The areas of the classes, and how many rows each has."""
-        rows = cast("list[int]", cast(Any, self.counts).tolist())
-        if self.faults.any():
-            return [math.nan] * self.classes, rows
-        with warnings.catch_warnings():
-            # torchmetrics warns of classes without rows and counts them as 0; they are NaN below.
-            warnings.simplefilter("ignore", UserWarning)
-            areas = cast("list[float]", self.metric.compute().tolist())
-        defined = [0 < n < sum(rows) for n in rows]
-        return [a if d else math.nan for a, d in zip(areas, defined, strict=True)], rows
-
-
-class _Faults:
-    """What is wrong with the batches, noted on the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.scores = torch.zeros((), dtype=torch.bool, device=device)
-        self.targets = torch.zeros((), dtype=torch.bool, device=device)
-        self.missing = torch.zeros((), dtype=torch.bool, device=device)
-
-    def noted(self, scores: torch.Tensor, wrong_targets: torch.Tensor) -> torch.Tensor:
-        """The scores, in [0, 1]: of others torchmetrics would take a sigmoid or softmax."""
-        inside = scores.clamp(0, 1)
-        self.scores |= ((scores - inside).abs() > ROUNDING).any()
-        self.targets |= wrong_targets.any()
-        self.missing |= scores.isnan().any()
-        return inside
-
-    def any(self) -> bool:
-        """Whether a score was NaN, which makes the area NaN; raises for worse."""
-        if self.scores:
-            raise ValueError(
-                "`preds` must be probabilities in [0, 1], got others: are they logits? Then say "
-                "from_logits=True."
-            )
-        if self.targets:
-            raise ValueError(
-                "`target` must be classes, counted from 0 and fewer than `preds` has columns (0 or "
-                "1 if it has one), got others."
-            )
-        return bool(self.missing)
+        each, rows = self._areas(pooled=self.average == "micro")
+        if self.average == "none" and self.columns:
+            return [float(area) for area in each]
+        if self.average == "weighted":
+            each, rows = each[rows > 0], rows[rows > 0]
+            return float((each * rows).sum() / rows.sum())
+        return float(each.mean())
 
 
 def _thresholds(count: Any, given: Iterable[float] | None) -> torch.Tensor | None:
-    """The thresholds in order, with one below 0 and one above 1, at which the curve ends."""
+    """The thresholds in order, without those at the ends of the curve."""
     if given is not None:
         inner = sorted(float(threshold) for threshold in given)
         if not inner or inner[0] < 0 or inner[-1] > 1:
             raise ValueError(f"`thresholds` must be numbers in [0, 1], got {inner!r}.")
     elif count is None:
         return None
+    elif isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"`num_thresholds` must be a whole number or None, got {count!r}.")
+    elif count <= 1:
+        raise ValueError(f"`num_thresholds` must be at least 2, got {count!r}.")
     else:
-        if isinstance(count, bool) or not isinstance(count, int):
-            raise TypeError(f"`num_thresholds` must be a whole number or None, got {count!r}.")
-        if count <= 1:
-            raise ValueError(f"`num_thresholds` must be at least 2, got {count!r}.")
         inner = [i / (count - 1) for i in range(1, count - 1)]
-    eps = torch.finfo(torch.float32).eps
-    return torch.tensor([-eps, *inner, 1 + eps], dtype=torch.float32)
-
-
-def _checked_flag(name: str, flag: Any) -> bool:
-    if not isinstance(flag, bool):
-        raise TypeError(f"`{name}` must be True or False, got {flag!r}.")
-    return flag
+    return torch.tensor(inner, dtype=torch.float32)

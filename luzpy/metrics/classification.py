@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Self
 
 import torch
 
-from luzpy.metrics.base import Metric
+from luzpy.metrics.metric import Metric
 from luzpy.metrics.shapes import aligned
 
 
@@ -18,16 +18,13 @@ class _MeanCorrect(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all batches."""
-        self.correct: Any = 0
+        self.correct: torch.Tensor | int = 0
         self.total: int = 0
 
     def compute(self) -> float:
-        """The share of correct answers."""
         return float(self.correct) / self.total if self.total else float("nan")
 
-    def merge(self, others: Sequence[Any]) -> None:
-        """Add the other processes' counts."""
+    def merge(self, others: Sequence[Self]) -> None:
         self.correct = sum((other.correct for other in others), self.correct)
         self.total += sum(other.total for other in others)
 
@@ -56,7 +53,6 @@ class Accuracy(_MeanCorrect):
     abbrev = "Acc"
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch."""
         if preds.ndim < 2 or preds.shape[1] == 1:
             raise ValueError(
                 f"`preds` must have the shape (N, C), scores of C > 1 classes, got "
@@ -95,7 +91,6 @@ class BinaryAccuracy(_MeanCorrect):
         super().__init__()
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch."""
         self._count_above(preds, target)
 
     def _count_above(self, probabilities: torch.Tensor, target: torch.Tensor) -> None:
@@ -116,5 +111,4 @@ class BinaryAccuracyWithLogits(BinaryAccuracy):
     abbrev = "Acc"
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch."""
         self._count_above(preds.sigmoid(), target)

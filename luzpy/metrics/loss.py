@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
 
-from luzpy.metrics.base import Metric
+from luzpy.ground.types import Batch
+from luzpy.metrics.metric import Metric
 
 # To add in double precision takes longer than all else here: many losses are added at once.
 LOSSES_AT_ONCE = 256
@@ -33,61 +34,61 @@ class LossAverage(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all batches."""
-        self.totals: dict[str, torch.Tensor] = {}
-        self.rows: int = 0
-        # Of the batches that are not in the totals yet: the losses, and how many rows they are of.
-        self.recent: dict[str, list[torch.Tensor]] = {}
-        self.recent_rows: dict[str, list[int]] = {}
+        # By name: the sum of all rows' losses and how many rows, and the batches not in it yet.
+        self.totals: dict[str, tuple[torch.Tensor, int]] = {}
+        self.recent: dict[str, tuple[list[torch.Tensor], list[int]]] = {}
 
-    def update(self, preds: Any, target: Any) -> None:
+    def update(self, preds: Batch, target: int) -> None:
         """Take in one batch's loss.
 
         Args:
             preds: `ctx.loss`: a scalar tensor, or a dict optimizer name → scalar tensor.
             target: The batch's number of rows.
         """
+        if not target:  # the mean over no rows is NaN
+            return
         losses = preds if isinstance(preds, _NAMED) else {"opt": preds}
-        self.rows += target
         for name, loss in losses.items():
             if not isinstance(loss, torch.Tensor) or loss.ndim or loss.requires_grad:
                 loss = torch.as_tensor(loss).detach().reshape(())
             recent = self.recent.get(name)
             if recent is None:
-                recent, self.recent_rows[name] = self.recent.setdefault(name, []), []
-            recent.append(loss.clone() if self.reused else loss)
-            self.recent_rows[name].append(target)
-            if len(recent) == LOSSES_AT_ONCE:
+                recent = self.recent[name] = ([], [])
+                # torch's own may lie in the memory of the losses of all items.
+                self.reused |= loss.untyped_storage().nbytes() > loss.element_size()
+            parts, rows = recent
+            parts.append(loss.clone() if self.reused else loss)
+            rows.append(target)
+            if len(rows) == LOSSES_AT_ONCE:
                 self.totals[name] = self._total(name)
-                self.recent[name], self.recent_rows[name] = [], []
-
-    def merge(self, others: Sequence[Any]) -> None:
-        """Add the other processes' totals."""
-        names = [name for metric in (self, *others) for name in metric.recent]
-        for name in dict.fromkeys(names):
-            parts = [m._total(name) for m in (self, *others) if name in m.recent]
-            self.totals[name] = torch.stack(parts).sum()
-            self.recent[name], self.recent_rows[name] = [], []
-        self.rows += sum(other.rows for other in others)
+                self.recent[name] = ([], [])
 
     def compute(self) -> float | dict[str, float]:
         """The mean loss, or one per optimizer where there are several."""
-        means = {name: float(self._total(name)) / self.rows for name in self.recent}
+        totals = {name: self._total(name) for name in self.recent}
+        means = {name: float(total) / rows for name, (total, rows) in totals.items()}
         if not means:
             return float("nan")
         return next(iter(means.values())) if len(means) == 1 else means
 
-    def _total(self, name: str) -> torch.Tensor:
-        """All batches' losses, weighted by their rows."""
-        before = self.totals.get(name)
-        if not self.recent[name]:
-            assert before is not None
-            return before
-        losses = torch.stack(self.recent[name])
+    def merge(self, others: Sequence[Self]) -> None:
+        metrics = (self, *others)
+        for name in dict.fromkeys(name for metric in metrics for name in metric.recent):
+            parts = [metric._total(name) for metric in metrics if name in metric.recent]
+            totals, rows = zip(*parts, strict=True)
+            self.totals[name] = torch.stack(totals).sum(), sum(rows)
+            self.recent[name] = ([], [])
+
+    def _total(self, name: str) -> tuple[torch.Tensor, int]:
+        """The sum of all rows' losses, and how many rows."""
+        parts, rows = self.recent[name]
+        if not rows:
+            return self.totals[name]
+        losses = torch.stack(parts)
         dtype = torch.float32 if losses.is_mps else torch.float64
-        rows = self.recent_rows[name]
         if rows.count(rows[0]) == len(rows):  # all but an epoch's last: nothing goes to a GPU
-            recent = losses.sum(dtype=dtype) * rows[0]
+            total = losses.sum(dtype=dtype) * rows[0]
         else:
-            recent = losses.to(dtype) @ torch.tensor(rows, dtype=dtype, device=losses.device)
-        return recent if before is None else before + recent
+            total = losses.to(dtype) @ torch.tensor(rows, dtype=dtype, device=losses.device)
+        before, rows_before = self.totals.get(name, (0, 0))
+        return before + total, rows_before + sum(rows)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import attrs
 
-from luzpy.metrics.base import Metric, as_metric
+from luzpy.metrics.adapters import as_metric
+from luzpy.metrics.metric import Metric
 
 
 @attrs.frozen(init=False)
@@ -53,9 +54,7 @@ def as_metric_set(metrics: Any) -> MetricSet:
 def _listed(metrics: Any) -> list[Any]:
     if metrics is None:
         return []
-    if isinstance(metrics, (list, tuple)):
-        return list(cast("list[Any]", metrics))
-    return [metrics]
+    return [*metrics] if isinstance(metrics, (list, tuple)) else [metrics]
 
 
 def _check_names(metrics: tuple[Metric, ...], name: str) -> None:

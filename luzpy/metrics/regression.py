@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Self
 
 import torch
 
-from luzpy.metrics.base import Metric
+from luzpy.metrics.metric import Metric
 from luzpy.metrics.shapes import aligned
 
 # To add a number in double precision takes as long as to sum a batch's: many are added at once.
@@ -25,17 +25,14 @@ class _MeanError(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all batches."""
-        self.total: Any = 0.0
+        self.total: torch.Tensor | float = 0.0
         self.recent: list[torch.Tensor] = []
         self.elements: int = 0
 
     def compute(self) -> float:
-        """The mean over all elements."""
         return float(self._sum()) / self.elements if self.elements else float("nan")
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Take in one batch."""
         if preds.shape != target.shape:
             target = aligned(target, preds, "target", "preds")
         errors = preds - target
@@ -46,8 +43,7 @@ class _MeanError(Metric):
         if len(self.recent) == TOTALS_AT_ONCE:
             self.total, self.recent = self._sum(), []
 
-    def merge(self, others: Sequence[Any]) -> None:
-        """Add the other processes' totals."""
+    def merge(self, others: Sequence[Self]) -> None:
         self.total = sum((other._sum() for other in others), self._sum())
         self.recent = []
         self.elements += sum(other.elements for other in others)
@@ -57,7 +53,7 @@ class _MeanError(Metric):
     def _measure(errors: torch.Tensor) -> torch.Tensor:
         """What each error counts."""
 
-    def _sum(self) -> Any:
+    def _sum(self) -> torch.Tensor | float:
         """All batches' total, on their device and in double precision where it has it."""
         if not self.recent:
             return self.total
@@ -125,5 +121,4 @@ class RMSE(MSE):
     abbrev = "RMSE"
 
     def compute(self) -> float:
-        """The root of the mean over all elements."""
         return math.sqrt(super().compute())

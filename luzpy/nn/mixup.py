@@ -9,6 +9,8 @@ from typing import Any, cast, final
 import torch
 from torch import nn
 
+from luzpy.ground.types import Batch
+
 MixedTarget = tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -74,7 +76,7 @@ def batch_items(x: Any, y: Any) -> int:
     return len(x)
 
 
-def is_mixed(target: Any) -> bool:
+def is_mixed(target: Batch) -> bool:
     """Whether `target` has the form ((y1, y2), weight)."""
     if not isinstance(target, (tuple, list)) or len(cast("list[Any]", target)) != 2:
         return False
@@ -85,7 +87,7 @@ def is_mixed(target: Any) -> bool:
 
 
 def mixed_loss(
-    loss: Callable[[Any, Any], torch.Tensor], input: Any, target: MixedTarget
+    loss: Callable[[Any, Any], torch.Tensor], input: Batch, target: MixedTarget
 ) -> torch.Tensor:
     """The mean over items of the losses for both targets, each item by its own weight.
 
@@ -141,7 +143,7 @@ class MixupLoss(nn.Module):
             raise ValueError(f"`loss` must have an attribute `reduction`, got {loss!r}.")
         self.loss = loss
 
-    def forward(self, input: Any, target: Any) -> torch.Tensor:
+    def forward(self, input: Batch, target: Batch) -> torch.Tensor:
         """The batch's loss."""
         if not is_mixed(target):
             return self.loss(input, target)
@@ -159,7 +161,7 @@ def unreduced(loss: Callable[[Any, Any], torch.Tensor]) -> Callable[[Any, Any], 
     return loss
 
 
-def _module_unreduced(loss: nn.Module, input: Any, target: Any) -> torch.Tensor:
+def _module_unreduced(loss: nn.Module, input: Batch, target: Batch) -> torch.Tensor:
     reduction = cast(Any, loss).reduction
     cast(Any, loss).reduction = "none"
     try:

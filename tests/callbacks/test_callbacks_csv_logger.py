@@ -5,25 +5,22 @@ import csv
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from models import regression, unrelated
 
 import luzpy as luz
-from luzpy.callbacks.auto_resume import AutoResume
 from luzpy.callbacks.csv_logger import CSVLogger
-
-
-def data(rows=20):
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(rows, 10, generator=generator), torch.randn(rows, 1, generator=generator)
+from luzpy.resume.auto_resume import AutoResume
 
 
 def fit(*callbacks, epochs=5, metrics=None, valid=False):
-    model = luz.setup(nn.Linear, nn.MSELoss(), torch.optim.SGD, metrics)
-    model = model.set_hparams(in_features=10, out_features=1).set_opt_hparams(lr=0.01)
-    return model.fit(
-        data(), epochs, list(callbacks), data(8) if valid else None, verbose=False,
+    return regression(10, metrics=metrics).fit(
+        unrelated(20, 10),
+        epochs,
+        list(callbacks),
+        unrelated(8, 10) if valid else None,
+        verbose=False,
         dataloader_options={"batch_size": 10},
-    )  # fmt: skip
+    )
 
 
 def resuming(epoch, logger=None, state=None):
@@ -110,7 +107,7 @@ def test_a_run_that_failed_and_goes_on_leaves_the_file_of_an_unbroken_one(tmp_pa
     torch.manual_seed(3)
     run("unbroken.csv", fails=False)
     torch.manual_seed(3)
-    with pytest.raises(luz.LuzError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="on purpose"):
         run("broken.csv", fails=True)
     assert len(rows(tmp_path / "broken.csv")) == 1 + 3 * 2
     torch.manual_seed(4)  # weights and data are those of the file

@@ -118,7 +118,7 @@ def test_the_users_images_are_not_changed():
 
 
 def test_what_is_not_a_batch_of_images_is_refused():
-    with pytest.raises(luz.LuzError, match=r"`x` must be a batch of images, .* \(8, 288\)"):
+    with pytest.raises(ValueError, match=r"`x` must be a batch of images, .* \(8, 288\)"):
         fit(CutMix(auto_loss=True), x=images()[0].flatten(1))
 
 

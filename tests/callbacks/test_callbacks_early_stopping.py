@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import regression
 from torch import nn
 
 import luzpy as luz
-from luzpy.context import StopFit
 
 X, Y = torch.zeros(4, 1), torch.zeros(4, 1)
-SPECIFICATION = luz.setup(lambda: nn.Linear(1, 1), nn.MSELoss(), torch.optim.SGD, seed=0)
+SPECIFICATION = regression(1, seed=0)
 
 
 def scripted(values, name="score", split="train"):
@@ -77,24 +77,9 @@ SCRIPTS = st.lists(
     baseline=st.none() | st.integers(-3, 3),
 )
 def test_decisions_are_those_of_the_rule(values, min_epochs, **kwargs):
-    stopping = luz.callbacks.EarlyStopping(monitor="train_score", **kwargs)
-    ctx = luz.Context(
-        verbose=False,
-        accelerator=luz.Accelerator(cpu=True),
-        model=nn.Linear(1, 1),
-        min_epochs=min_epochs,
-        max_epochs=len(values),
-    )
-    stopping.on_fit_begin(ctx)
-    stopped = None
-    for ctx.epoch, value in enumerate(values, start=1):
-        ctx.log_metric("score", value)
-        try:
-            stopping.on_epoch_end(ctx)
-        except StopFit:
-            stopped = ctx.epoch
-            break
-    assert stopped == reference(values, min_epochs, **kwargs)
+    epochs, reason = run(values, (min(min_epochs, len(values)), len(values)), **kwargs)
+    stopped = epochs if reason == "early stopping" else None
+    assert stopped == reference(values, min(min_epochs, len(values)), **kwargs)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from models import regression
 from torch import nn
 
 import luzpy as luz
@@ -34,7 +35,7 @@ def data(rows=40):
 
 
 def model(module=Net, optimizer=torch.optim.SGD):
-    return luz.setup(module, nn.MSELoss(), optimizer, seed=1).set_opt_hparams(lr=0.1)
+    return regression(module, optimizer, lr=0.1, seed=1)
 
 
 def fit(spec, *callbacks, **options):

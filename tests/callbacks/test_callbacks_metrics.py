@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchmetrics
+from models import Scale, regression
 from torch import nn
 
 import luzpy as luz
@@ -12,20 +13,8 @@ Y = torch.zeros(10, 1)
 RAGGED = {"batch_size": 4, "shuffle": False, "drop_last": False}
 
 
-class Identity(nn.Module):
-    """Predicts its input; its parameter never changes that."""
-
-    def __init__(self):
-        super().__init__()
-        self.zero = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x):
-        return x + 0 * self.zero
-
-
-def fit(metrics, epochs=1, valid_data=None, callbacks=None, module=Identity):
-    model = luz.setup(module, nn.MSELoss(), torch.optim.SGD, metrics)
-    return model.set_opt_hparams(lr=0.0).fit(
+def fit(metrics, epochs=1, valid_data=None, callbacks=None, module=Scale):
+    return regression(module, metrics=metrics, lr=0.0).fit(
         (X, Y),
         epochs,
         valid_data=valid_data,
@@ -97,7 +86,7 @@ def test_metrics_given_to_setup_are_templates():
 
 
 def test_predictions_are_detached_also_in_containers():
-    class Several(Identity):
+    class Several(Scale):
         def forward(self, x):
             y = super().forward(x)
             return {"out": y, "parts": (y, [y])}
@@ -133,11 +122,8 @@ def test_metric_that_computes_no_number_is_an_error_that_names_it():
         def compute(self):
             return "high"
 
-    with pytest.raises(
-        luz.LuzError, match="`compute` of the metric 'Seen' failed at epoch 1"
-    ) as caught:
+    with pytest.raises(TypeError, match="`compute` of the metric 'Seen', at epoch 1"):
         fit(Wordy())
-    assert isinstance(caught.value.__cause__, TypeError)
 
 
 def test_live_metrics_can_be_read_in_the_middle_of_an_epoch():

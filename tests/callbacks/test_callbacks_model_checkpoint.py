@@ -4,15 +4,14 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from models import regression, unrelated
 
 import luzpy as luz
 from luzpy import LuzError
 from luzpy.files.checkpoint import read_checkpoint
 
-GENERATOR = torch.Generator().manual_seed(0)
-X, Y = torch.randn(100, 10, generator=GENERATOR), torch.randn(100, 1, generator=GENERATOR)
-SPECIFICATION = luz.setup(lambda: nn.Linear(10, 1), nn.MSELoss(), torch.optim.Adam, seed=0)
+X, Y = unrelated(100, 10)
+SPECIFICATION = regression(10, torch.optim.Adam, seed=0)
 
 
 def scripted(values):

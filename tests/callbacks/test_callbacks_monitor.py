@@ -50,7 +50,9 @@ def test_name_without_a_set_is_an_error(name):
 
 @pytest.mark.parametrize("mode", ["MIN", "auto", "", None])
 def test_unknown_mode_is_an_error(mode):
-    with pytest.raises(ValueError, match=f"`mode` must be one of min, max, zero, got {mode!r}"):
+    with pytest.raises(
+        ValueError, match=f"`mode` must be one of 'min', 'max', 'zero', got {mode!r}"
+    ):
         Monitor("valid_loss", mode)
 
 

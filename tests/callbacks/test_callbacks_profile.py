@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from torch import nn
+from models import regression
 
 import luzpy as luz
 
@@ -12,8 +12,7 @@ DATA = (torch.ones(32, 2), torch.ones(32, 1))
 
 
 def fit(epochs=2, **kwargs):
-    model = luz.setup(lambda: nn.Linear(2, 1), nn.MSELoss(), torch.optim.SGD)
-    return model.set_opt_hparams(lr=0.01).fit(DATA, epochs, verbose=False, **kwargs)
+    return regression(2).fit(DATA, epochs, verbose=False, **kwargs)
 
 
 @pytest.mark.parametrize(("valid_data", "n_valid"), [(DATA, 5), (None, 0)])

@@ -1,10 +1,12 @@
 """Event files, read back with TensorBoard's own reader."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
+from models import TwoOptimizers, regression, unrelated
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -12,20 +14,9 @@ import luzpy as luz
 from luzpy.callbacks.tfevents import TFEvents
 
 
-class Net(nn.Linear):
-    def set_optimizers(self, lr=2e-4, betas=(0.5, 0.999)):
-        return {
-            name: torch.optim.Adam([getattr(self, name)], lr=lr, betas=betas)
-            for name in ("weight", "bias")
-        }
-
-
-def fit(*callbacks, epochs=3, module=Net, optimizer=None, lr=1e-4):
-    generator = torch.Generator().manual_seed(4)
-    x, y = torch.randn(60, 10, generator=generator), torch.randn(60, 1, generator=generator)
-    model = luz.setup(module, nn.MSELoss(), optimizer)
-    model = model.set_hparams(in_features=10, out_features=1).set_opt_hparams(lr=lr)
-    return model.fit((x, y), epochs, list(callbacks), valid_data=0.2, verbose=False)
+def fit(*callbacks, epochs=3, module=TwoOptimizers, optimizer=None, lr=1e-4):
+    model = regression(module, optimizer, lr=lr).set_hparams(in_features=10, out_features=1)
+    return model.fit(unrelated(60, 10), epochs, list(callbacks), valid_data=0.2, verbose=False)
 
 
 def read(folder):
@@ -74,7 +65,7 @@ def test_no_histograms_unless_asked_for(tmp_path):
 
 def test_an_unknown_parameter_is_refused_before_training(tmp_path):
     begun = []
-    with pytest.raises(luz.LuzError, match=r"`histograms` must name parameters .*weight, bias"):
+    with pytest.raises(ValueError, match=r"`histograms` must name parameters .*weight, bias"):
         fit(
             TFEvents(tmp_path, histograms=["wieght"]),
             luz.Callback.from_functions(on_train_begin=begun.append),
@@ -88,7 +79,7 @@ def test_what_was_logged_is_there_after_an_error(tmp_path):
             raise RuntimeError("no more")
 
     callback, threads = TFEvents(tmp_path), threading.active_count()
-    with pytest.raises(luz.LuzError, match="no more"):
+    with pytest.raises(RuntimeError, match="no more"):
         fit(callback, luz.Callback.from_functions(on_epoch_end=fail))
     assert [step for step, _ in scalars(tmp_path / "train")["loss_bias"]] == [1, 2, 3]
     assert threading.active_count() == threads  # the files are closed, and their writers gone
@@ -114,6 +105,7 @@ def test_epochs_run_again_after_resuming_replace_the_old(tmp_path):
         for split in ("train", "valid"):
             ctx.records["metrics"][split] = [{}]
 
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which have seconds
     fitted = fit(TFEvents(tmp_path), luz.Callback.from_functions(on_fit_begin=resume), epochs=2)
     events = scalars(tmp_path / "train")["loss_bias"]
     assert [step for step, _ in events] == [1, 2]

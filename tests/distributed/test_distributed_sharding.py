@@ -9,42 +9,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from luzpy.distributed.ranks import Alone, Ranks
+from luzpy.distributed.process_group import ProcessGroup, SingleProcess
 from luzpy.distributed.sharding import ShardedLoader, n_groups
 
 
-class Threads(Ranks):
+class Threads(ProcessGroup):
     """Ranks that are threads of this process, and hand one another what they have."""
 
     def __init__(self, rank, size, barrier, table):
         self.rank, self.size, self.barrier, self.table = rank, size, barrier, table
 
-    def gather(self, obj):
+    def all_gather_object(self, obj):
         self.table[self.rank] = obj
         self.barrier.wait(120)
         found = [self.table[rank] for rank in range(self.size)]
         self.barrier.wait(120)
         return found
 
-    def from_main(self, obj):
-        return self.gather(obj)[0]
+    def broadcast_object(self, obj):
+        return self.all_gather_object(obj)[0]
 
-    def scatter(self, objs):
-        return self.gather(objs)[0][self.rank]
+    def scatter_object(self, objs):
+        return self.all_gather_object(objs)[0][self.rank]
 
     def wrap(self, model, optimizers):
         raise NotImplementedError
 
-    def share_weights(self, model):
+    def all_reduce_mean(self, tensor):
         raise NotImplementedError
 
-    def mean(self, tensor):
+    def barrier(self):
         raise NotImplementedError
 
-    def all_come(self):
-        raise NotImplementedError
-
-    def unsynchronized(self, model):
+    def no_sync(self, model):
         raise NotImplementedError
 
 
@@ -53,7 +50,7 @@ def dealt(size, loaders, **options):
     barrier, table, found = Barrier(size), {}, [[] for _ in range(size)]
 
     def run(rank):
-        ranks = Alone() if size == 1 else Threads(rank, size, barrier, table)
+        ranks = SingleProcess() if size == 1 else Threads(rank, size, barrier, table)
         shard = ShardedLoader(loaders[rank], ranks, name="data", **options)
         for batch in shard:
             x = batch[0] if isinstance(batch, list) else batch
@@ -91,7 +88,7 @@ def test_groups_are_the_batches_of_one_process(make, n, b, size):
     for group, parts in zip(expected, zip(*found, strict=True), strict=True):
         assert list(chain.from_iterable(part[0] for part in parts)) == group.tolist()
         assert {part[2] for part in parts} == {len(group)}
-        assert all(len(part[1]) for part in parts)  # a stand-in has rows, of which none counts
+        assert all(len(part[1]) for part in parts)  # padding has rows, of which none counts
 
 
 @pytest.mark.parametrize("make", [gathered, by_row, already_batches])
@@ -123,7 +120,7 @@ def test_the_last_batch_is_known_when_batches_are_accumulated(make, size):
 
 
 def test_a_second_epoch_ends_as_the_first():
-    shard = ShardedLoader(gathered(5, 2, False), Alone(), accumulate=2, name="data")
+    shard = ShardedLoader(gathered(5, 2, False), SingleProcess(), accumulate=2, name="data")
     for _ in range(2):
         assert [(shard.rows, shard.is_last) for _ in shard] == [(2, False), (2, False), (1, True)]
 

@@ -8,14 +8,14 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from models import unrelated
 from torch import nn
 
 import luzpy as luz
 from luzpy import LuzError
 from luzpy.files import container
 
-GENERATOR = torch.Generator().manual_seed(0)
-X, Y = torch.randn(64, 10, generator=GENERATOR), torch.randn(64, 1, generator=GENERATOR)
+X, Y = unrelated(64, 10)
 
 
 class Net(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import luzpy as luz
-from luzpy.build import build_model
+from luzpy.core.build import build_model
 from luzpy.finder.ensemble import ELEMENTWISE, Ensemble, swap_parameters, why_apart
 
 GENERATOR = torch.Generator().manual_seed(2)
@@ -97,7 +97,7 @@ def test_every_optimizer_updates_stacked_weights_as_it_does_each(optimizer):
     stacked = optimizer(models[0].parameters(), lr=0.01)
     ensemble = Ensemble(models)
     swap_parameters(stacked, models[0], ensemble)
-    loss = ensemble.together(nn.MSELoss())
+    loss = ensemble.summed_loss(nn.MSELoss())
     for _ in range(5):
         stacked.zero_grad()
         loss(ensemble(X), Y).backward()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import luzpy as luz
-from luzpy.finder.summary import disjoint, doubts
+from luzpy.finder.summary import ranges_disagree, warnings_of
 
 LR = np.geomspace(1e-6, 1, 100)
 X = np.log10(LR)
@@ -61,9 +61,9 @@ def test_no_suggestion_says_why():
 
 def test_runs_with_a_range_in_common_and_without():
     near, far = [(LR, curve(-3.0)), (LR, curve(-2.8))], [(LR, curve(-4.5, -3.5)), (LR, curve(-2))]
-    assert not disjoint(near)
-    assert disjoint(far)
-    assert any("without a rate in common" in doubt for doubt in doubts(far))
+    assert not ranges_disagree(near)
+    assert ranges_disagree(far)
+    assert any("without a rate in common" in doubt for doubt in warnings_of(far))
 
 
 def test_the_finder_warns_of_runs_with_disjoint_ranges(monkeypatch):
@@ -72,7 +72,7 @@ def test_the_finder_warns_of_runs_with_disjoint_ranges(monkeypatch):
     x = torch.randn(64, 3)
     model = luz.setup(lambda: torch.nn.Linear(3, 1), torch.nn.MSELoss(), torch.optim.SGD)
     data = (x, x.sum(1, keepdim=True))
-    monkeypatch.setattr("luzpy.finder.finder.disjoint", lambda curves: len(curves) == 2)
+    monkeypatch.setattr("luzpy.finder.finder.ranges_disagree", lambda curves: len(curves) == 2)
     with pytest.warns(UserWarning, match="ranges of learning rates that have none in common"):
         model.lr_finder(data, 10, runs=2, verbose=False)
 

@@ -9,8 +9,17 @@ import torchmetrics
 from torch import nn
 
 import luzpy as luz
-from luzpy.metrics import MAE, MSE, RMSE, Accuracy, BinaryAccuracy, BinaryAccuracyWithLogits
-from luzpy.metrics.base import as_metric
+from luzpy.metrics import (
+    MAE,
+    MSE,
+    RMSE,
+    Accuracy,
+    BinaryAccuracy,
+    BinaryAccuracyWithLogits,
+    BinaryAUROC,
+    MulticlassAUROC,
+)
+from luzpy.metrics.adapters import as_metric
 
 
 def bias(preds, target):
@@ -82,6 +91,25 @@ def test_batches_are_not_changed(given):
     as_metric(copy.deepcopy(given)).update(preds, target)
     assert torch.equal(preds, before[0])
     assert torch.equal(target, before[1])
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        *METRICS[:6],
+        BinaryAUROC(),
+        BinaryAUROC(None),
+        MulticlassAUROC(),
+        MulticlassAUROC(None, average="none"),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_an_update_waits_for_no_device(metric):
+    metric = copy.deepcopy(metric)
+    several = isinstance(metric, (Accuracy, MulticlassAUROC))
+    preds = torch.empty((6, 2) if several else (6,), device="meta")
+    for _ in range(2):  # such tensors have no values that could be read
+        metric.update(preds, torch.empty(6, dtype=torch.int64, device="meta"))
 
 
 @pytest.mark.parametrize("given", METRICS[:7])

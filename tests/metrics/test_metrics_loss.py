@@ -2,31 +2,19 @@ import math
 
 import pytest
 import torch
+from models import TwoParts, regression
 from torch import nn
 
 import luzpy as luz
 from luzpy.metrics.loss import LossAverage
 
 
-class Gan(nn.Module):
+class Gan(TwoParts):
     """Two optimizers whose losses differ."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(1, 1), nn.Linear(1, 1)
-
-    def forward(self, x):
-        return self.a(x) + self.b(x)
 
     def loss(self, input, target):
         error = ((input - target) ** 2).mean()
         return error if self.ctx.opt_name == "one" else 2 * error
-
-    def set_optimizers(self):
-        return {
-            "one": torch.optim.SGD(self.a.parameters(), lr=0.0),
-            "two": torch.optim.SGD(self.b.parameters(), lr=0.0),
-        }
 
 
 def test_batches_are_weighted_by_their_rows():
@@ -55,9 +43,63 @@ def test_several_optimizers_have_a_loss_each():
     assert metric.compute() == pytest.approx({"a": 2.0, "b": 4.0})
 
 
+def test_losses_that_take_turns_count_their_own_rows():
+    metric = LossAverage()
+    turns = [("gen", 1.0, 3), ("disc", 4.0, 2), ("gen", 5.0, 1), ("disc", 7.0, 1)]
+    for name, loss, rows in turns:
+        metric.update({name: torch.tensor(loss)}, rows)
+    # gen: (3 * 1 + 1 * 5) / 4; disc: (2 * 4 + 1 * 7) / 3
+    assert metric.compute() == {"gen": 2.0, "disc": 5.0}
+
+
+class TakesTurns(nn.Module):
+    """The generator's loss is 2 in odd batches, the discriminator's 6 in even ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def set_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def step(self):
+        name, loss = ("gen", 2.0) if self.ctx.iter % 2 else ("disc", 6.0)
+        self.ctx.loss = {name: torch.tensor(loss)}
+
+
+def test_a_custom_step_may_take_turns():
+    x = torch.randn(40, 1)
+    fitted = luz.setup(TakesTurns).fit(x, 1, verbose=False, dataloader_options={"batch_size": 10})
+    rows = fitted.get_metrics()
+    assert dict(zip(rows["metric"], rows["value"], strict=True)) == {"loss_gen": 2, "loss_disc": 6}
+
+
+def test_turns_are_merged_by_their_names():
+    one, two, idle = LossAverage(), LossAverage(), LossAverage()
+    one.update({"gen": torch.tensor(1.0)}, 3)
+    two.update({"gen": torch.tensor(5.0)}, 1)
+    two.update({"disc": torch.tensor(7.0)}, 2)
+    one.merge([two, idle])
+    one.update({"disc": torch.tensor(4.0)}, 1)
+    # gen: (3 * 1 + 1 * 5) / 4; disc: (2 * 7 + 1 * 4) / 3
+    assert one.compute() == {"gen": 2.0, "disc": 6.0}
+
+
+@pytest.mark.parametrize("loss", [3.0, float("nan")])  # NaN: the mean over no rows
+def test_a_batch_without_rows_weighs_nothing(loss):
+    metric = LossAverage()
+    metric.update({"opt": torch.tensor(loss)}, 0)
+    assert math.isnan(metric.compute())
+    metric.update({"opt": torch.tensor(2.0)}, 4)
+    metric.update({"opt": torch.tensor(loss)}, 0)
+    assert metric.compute() == 2.0
+
+
 def test_a_loss_per_optimizer_has_a_row_of_its_own():
     x = torch.randn(40, 1)
-    fitted = luz.setup(Gan).fit((x, x), 1, valid_data=(x, x), verbose=False)
+    fitted = regression(Gan(1), None, loss=None, lr=0.0).fit(
+        (x, x), 1, valid_data=(x, x), verbose=False
+    )
     frame = fitted.get_metrics()
     assert list(frame["metric"]) == ["loss_one", "loss_two"] * 2
     valid = frame[frame["set"] == "valid"]["value"].tolist()
@@ -104,6 +146,13 @@ def test_a_loss_that_is_not_a_number_is_not_hidden():
 
 def test_without_a_batch_it_is_not_a_number():
     assert math.isnan(LossAverage().compute())
+
+
+def test_many_batches_of_several_sizes():
+    metric = LossAverage()
+    for batch in range(600):  # more than are added at once
+        metric.update({"opt": torch.tensor(float(batch % 2))}, 1 + 2 * (batch % 2))
+    assert metric.compute() == 3 * 300 / (300 + 3 * 300)
 
 
 def test_a_long_sum_keeps_its_digits():

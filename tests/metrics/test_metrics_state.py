@@ -3,11 +3,13 @@
 import pytest
 import torch
 import torchmetrics
+from torchmetrics.classification import BinaryPrecision, BinaryRecall
+from torchmetrics.wrappers import BootStrapper, MinMaxMetric, Running
 
 from luzpy import metrics
-from luzpy.metrics.base import FunctionMetric, TorchMetric
+from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
+from luzpy.metrics.adapters import FunctionMetric, TorchMetric
 from luzpy.metrics.loss import LossAverage
-from luzpy.plain import first_foreign, plain, unplain
 
 MANY = torch.softmax(torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(1)), -1)
 CLASSES = torch.arange(40) % 3
@@ -30,6 +32,29 @@ class LastRow(metrics.Metric):
         return float(self.function(self.row.sum()))
 
 
+def collected():
+    """Precision and recall are of one compute group: they have one state."""
+    return torchmetrics.MetricCollection(
+        [BinaryPrecision(), BinaryRecall(), torchmetrics.MeanSquaredError()]
+    )
+
+
+class Holder(metrics.Metric):
+    """A user's metric, on one of torchmetrics."""
+
+    def __init__(self, held):
+        self.held = held
+
+    def reset(self):
+        self.held.reset()
+
+    def update(self, preds, target):
+        self.held.update(preds, target)
+
+    def compute(self):
+        return self.held.compute()
+
+
 KINDS = {
     "accuracy": (metrics.Accuracy, MANY, CLASSES),
     "binary accuracy": (metrics.BinaryAccuracy, MANY[..., 0], CLASSES % 2),
@@ -50,6 +75,21 @@ KINDS = {
         MANY,
         MANY[0] + 1,
     ),
+    "groups": (lambda: TorchMetric(collected()), MANY[..., 0], CLASSES % 2),
+    "groups within": (lambda: Holder(collected()), MANY[..., 0], CLASSES % 2),
+    "list states": (lambda: TorchMetric(torchmetrics.AUROC("binary")), MANY[..., 0], CLASSES % 2),
+    "extremes": (lambda: TorchMetric(MinMaxMetric(torchmetrics.R2Score())), MANY[..., 0], CLASSES),
+    "extremes within": (
+        lambda: Holder(MinMaxMetric(torchmetrics.R2Score())),
+        MANY[..., 0],
+        CLASSES,
+    ),
+    "window": (lambda: TorchMetric(Running(torchmetrics.R2Score(), 2)), MANY[..., 0], CLASSES),
+    "bootstrap": (
+        lambda: TorchMetric(BootStrapper(torchmetrics.MeanSquaredError(), 3)),
+        MANY,
+        MANY[0] + 1,
+    ),
     "a user's": (LastRow, MANY, CLASSES),
 }
 
@@ -60,20 +100,39 @@ def test_half_way_through_a_checkpoint_is_all_the_way(kind):
     unbroken, first, second = make(), make(), make()
     for metric in (unbroken, first, second):
         metric.reset()
-    for batch in preds:
-        unbroken.update(batch, target)
-    first.update(preds[0], target)
-    state = plain(first.state_dict())
-    assert first_foreign(state) is None
-    second.load_state_dict(unplain(state))
-    second.update(preds[1], target)
+    for metric in (unbroken, first):
+        update(metric, preds[0], target)
+        half_way = metric.compute()  # as the progress bar does
+    state = to_primitives(first.state_dict())
+    assert find_unsupported(state) is None
+    second.load_state_dict(from_primitives(state))
+    assert second.compute() == half_way
+    for metric in (unbroken, second):
+        update(metric, preds[1], target)
     assert second.compute() == unbroken.compute()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_after_the_last_batch_has_all(kind):
+    make, preds, target = KINDS[kind]
+    first, second = make(), make()
+    for metric in (first, second):
+        metric.reset()
+    for batch in preds:
+        update(metric=first, preds=batch, target=target)
+    second.load_state_dict(from_primitives(to_primitives(first.state_dict())))
+    assert second.compute() == first.compute()
+
+
+def update(metric, preds, target):
+    torch.manual_seed(int(preds.sum() * 1000))  # a bootstrap draws
+    metric.update(preds, target)
 
 
 def test_the_mean_loss():
     losses = [torch.tensor(1.0), torch.tensor(4.0)]
     first, second = LossAverage(), LossAverage()
     first.update({"opt": losses[0]}, 3)
-    second.load_state_dict(unplain(plain(first.state_dict())))
+    second.load_state_dict(from_primitives(to_primitives(first.state_dict())))
     second.update({"opt": losses[1]}, 1)
     assert second.compute() == (3 * 1.0 + 1 * 4.0) / 4

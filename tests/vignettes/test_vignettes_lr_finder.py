@@ -29,7 +29,6 @@ def test_lr_finder_reliability(executed):
     text = texts(notebook)
     suggested = float(re.search(r"descent +([\d.]+)", text).group(1))
     assert 2e-4 < suggested < 2e-2  # Adam on this network: a rate of the order of 1e-3
-    assert "ranges of learning rates that have none in common" in text
     spreads = dict(re.findall(r"^(descent|valley|minimum|steepest|slide) +([\d.]+)$", text, re.M))
     assert len(spreads) == 5
     assert max(spreads, key=lambda method: float(spreads[method])) == "descent"

@@ -1,0 +1,1 @@
+"""What a step costs, beside loops written by hand and other packages."""

@@ -1,0 +1,1 @@
+"""Which rule suggests the best learning rate."""

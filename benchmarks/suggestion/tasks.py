@@ -1,0 +1,229 @@
+"""The tasks of the suggestion benchmark: data, model, optimizer, batch size and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+import luzpy as luz
+from benchmarks.suggestion import data
+from benchmarks.suggestion.data import Data
+
+# ---------------------------------------------------------------- models
+
+
+def linear(of: Data) -> nn.Module:
+    return nn.Linear(of.x.shape[1], of.n_out)
+
+
+def mlp(of: Data) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(of.x.shape[1], 64),
+        nn.ReLU(),
+        nn.Linear(64, 64),
+        nn.ReLU(),
+        nn.Linear(64, of.n_out),
+    )
+
+
+def mlp_norm(of: Data) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(of.x.shape[1], 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, of.n_out),
+    )
+
+
+def lenet(of: Data) -> nn.Module:
+    side = of.x.shape[-1] // 4
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * side * side, 64),
+        nn.ReLU(),
+        nn.Linear(64, of.n_out),
+    )
+
+
+class Residual(nn.Module):
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(n_in, n_out, 3, padding=1, stride=2, bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+            nn.Conv2d(n_out, n_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(n_out),
+        )
+        self.skip = nn.Conv2d(n_in, n_out, 1, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.body(x) + self.skip(x))
+
+
+def resnet(of: Data) -> nn.Module:
+    return nn.Sequential(
+        Residual(1, 8),
+        Residual(8, 16),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, of.n_out),
+    )
+
+
+class Recurrent(nn.Module):
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(n_in, 24, batch_first=True)
+        self.head = nn.Linear(24, n_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.gru(x)[0][:, -1])
+
+
+def gru(of: Data) -> nn.Module:
+    return Recurrent(of.x.shape[2], of.n_out)
+
+
+class Attentive(nn.Module):
+    def __init__(self, n_in: int, n_time: int, n_out: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(n_in, 24)
+        self.place = nn.Parameter(0.1 * torch.randn(n_time, 24))
+        self.block = nn.TransformerEncoderLayer(24, 2, 48, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(24, n_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(self.embed(x) + self.place).mean(1))
+
+
+def transformer(of: Data) -> nn.Module:
+    return Attentive(of.x.shape[2], of.x.shape[1], of.n_out)
+
+
+# ---------------------------------------------------------------- optimizers
+
+
+@attrs.frozen
+class Optimizer:
+    """An optimizer, and the rates between which its finder and its trainings are."""
+
+    make: Callable[..., torch.optim.Optimizer]
+    options: dict[str, Any]
+    end_lr: float
+    start_lr: float = 1e-6
+
+
+SGD = Optimizer(torch.optim.SGD, {}, end_lr=10)
+MOMENTUM = Optimizer(torch.optim.SGD, {"momentum": 0.9}, end_lr=10)
+ADAM = Optimizer(torch.optim.Adam, {}, end_lr=1)
+ADAMW = Optimizer(torch.optim.AdamW, {"weight_decay": 0.01}, end_lr=1)
+RMSPROP = Optimizer(torch.optim.RMSprop, {}, end_lr=1)
+
+# ---------------------------------------------------------------- tasks
+
+
+@attrs.frozen
+class Task:
+    """A training whose learning rate is looked for; `steps` is about how many it has."""
+
+    name: str
+    load: Callable[[], Data]
+    net: Callable[[Data], nn.Module]
+    optimizer: Optimizer
+    batch_size: int
+    steps: int
+
+    @property
+    def definition(self) -> str:
+        """What a cached result holds for."""
+        return (
+            f"{self.load.__name__}, {self.net.__name__}, {self.optimizer.make.__name__} "
+            f"{self.optimizer.options} to {self.optimizer.end_lr}, batch {self.batch_size}, "
+            f"{self.steps} steps"
+        )
+
+    def epochs(self) -> int:
+        return max(1, round(self.steps / (len(self.load().x) // self.batch_size)))
+
+    def model(self, seed: int) -> luz.LuzModule:
+        """The specification without a learning rate."""
+        loaded = self.load()
+        return luz.setup(
+            lambda: self.net(loaded), loss_of(loaded), self.optimizer.make, seed=seed
+        ).set_opt_hparams(**self.optimizer.options)
+
+
+def loss_of(of: Data) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    return nn.functional.cross_entropy if of.is_classes else _squared_error
+
+
+def _squared_error(input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return nn.functional.mse_loss(input.squeeze(1), target)
+
+
+def _tasks(*rows: tuple[Any, ...]) -> list[Task]:
+    return [
+        Task(f"{net.__name__}-{load.__name__}-{kind}-{batch}", load, net, optimizer, batch, steps)
+        for load, net, kind, optimizer, batch, steps in rows
+    ]
+
+
+# Each task of one half has a partner in the other with the same kind of model and the same or a
+# like optimizer. The halves were fixed before any of them had been run.
+TUNING = _tasks(
+    (data.diamonds, linear, "sgd", SGD, 64, 500),
+    (data.digits, linear, "adam", ADAM, 64, 400),
+    (data.wine, linear, "momentum", MOMENTUM, 16, 240),
+    (data.fashion_flat, mlp, "sgd", SGD, 128, 384),
+    (data.classification, mlp, "momentum", MOMENTUM, 64, 368),
+    (data.friedman, mlp, "adam", ADAM, 64, 496),
+    (data.moons, mlp, "adamw", ADAMW, 32, 512),
+    (data.digits, mlp, "rmsprop", RMSPROP, 16, 648),
+    (data.digits, mlp_norm, "sgd", SGD, 64, 400),
+    (data.diamonds, mlp_norm, "momentum", MOMENTUM, 512, 300),
+    (data.breast_cancer, mlp_norm, "adam", ADAM, 32, 260),
+    (data.fashion, lenet, "momentum", MOMENTUM, 64, 128),
+    (data.digit_images, lenet, "adam", ADAM, 64, 120),
+    (data.digit_images, resnet, "momentum", MOMENTUM, 64, 120),
+    (data.fashion, resnet, "adamw", ADAMW, 128, 96),
+    (data.waves, gru, "adam", ADAM, 64, 124),
+    (data.digit_rows, gru, "rmsprop", RMSPROP, 64, 140),
+    (data.most_frequent, transformer, "adamw", ADAMW, 64, 92),
+    (data.fashion_rows, transformer, "adam", ADAM, 64, 128),
+)
+REPORTED = _tasks(
+    (data.diabetes, linear, "sgd", SGD, 16, 400),
+    (data.breast_cancer, linear, "adam", ADAM, 32, 260),
+    (data.penguins, linear, "momentum", MOMENTUM, 16, 300),
+    (data.digits, mlp, "sgd", SGD, 32, 480),
+    (data.mpg, mlp, "momentum", MOMENTUM, 16, 330),
+    (data.diamonds, mlp, "adam", ADAM, 256, 372),
+    (data.txhousing, mlp, "adamw", ADAMW, 128, 372),
+    (data.blocks, mlp, "rmsprop", RMSPROP, 128, 390),
+    (data.wine, mlp_norm, "sgd", SGD, 32, 240),
+    (data.fashion_flat, mlp_norm, "momentum", MOMENTUM, 256, 256),
+    (data.classification, mlp_norm, "adam", ADAM, 128, 368),
+    (data.digit_images, lenet, "momentum", MOMENTUM, 32, 120),
+    (data.fashion, lenet, "adam", ADAM, 128, 96),
+    (data.fashion, resnet, "momentum", MOMENTUM, 64, 128),
+    (data.digit_images, resnet, "adamw", ADAMW, 32, 120),
+    (data.house_sales, gru, "adam", ADAM, 32, 140),
+    (data.waves, gru, "rmsprop", RMSPROP, 128, 105),
+    (data.digit_rows, transformer, "adamw", ADAMW, 64, 140),
+    (data.most_frequent, transformer, "adam", ADAM, 128, 115),
+)
+TASKS = TUNING + REPORTED

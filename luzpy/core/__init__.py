@@ -1,0 +1,1 @@
+"""The core: a specification, the context of a run, callbacks, and the loop."""

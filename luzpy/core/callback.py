@@ -1,0 +1,205 @@
+"""The `Callback` base class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast, final
+
+from luzpy.core.context import Context
+from luzpy.core.hooks import HOOKS, Hook
+
+
+class Callback:
+    """Something that runs at chosen points of `fit`, `evaluate`, `predict` and `lr_finder`.
+
+    Subclass it and write the hooks you need, each taking the run's `Context`. Only these cost
+    anything. Port of R luz's `luz_callback()`.
+
+    The order of the hooks::
+
+        on_fit_begin
+          on_epoch_begin
+            on_train_begin
+              on_train_batch_begin
+                on_train_batch_after_pred         once per optimizer
+                on_train_batch_after_loss
+                on_train_batch_before_backward
+                on_train_batch_before_step
+                on_train_batch_after_step
+              on_train_batch_end
+            on_train_end
+            on_valid_begin                        with validation data; `evaluate` is this part
+              on_valid_batch_begin
+                on_valid_batch_after_pred         once per optimizer
+                on_valid_batch_after_loss
+              on_valid_batch_end
+            on_valid_end
+          on_epoch_end
+        on_fit_end                                after on_early_stopping or on_interrupt, if any
+
+        on_predict_begin
+          on_predict_batch_begin
+          on_predict_batch_end
+        on_predict_end
+
+    Hooks run without gradients. Callbacks run in the order of their `weight`; those of equal
+    weight in the order given, after luzpy's own. One instance may serve several runs: begin
+    afresh in `on_fit_begin`.
+
+    A callback with a method `state_dict`, and `load_state_dict(state)` to take it back, is kept in
+    checkpoints.
+
+    Attributes:
+        weight: Where the callback stands among the others; `float("inf")` is last.
+        runs_last: Whether it comes after all others, whatever their weight.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> class PrintLoss(luz.Callback):
+        ...     def on_epoch_end(self, ctx: luz.Context) -> None:
+        ...         print(ctx.epoch, ctx.get_metric("loss", "train", ctx.epoch))
+    """
+
+    weight: ClassVar[float] | float = 0
+    runs_last: ClassVar[bool] | bool = False
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        """Called once, before the first epoch."""
+
+    def on_epoch_begin(self, ctx: Context) -> None:
+        """Called at the start of every epoch."""
+
+    def on_train_begin(self, ctx: Context) -> None:
+        """Called before the first training batch of an epoch."""
+
+    def on_train_batch_begin(self, ctx: Context) -> None:
+        """Called when a training batch is on the device."""
+
+    def on_train_batch_after_pred(self, ctx: Context) -> None:
+        """Called when `ctx.pred` is there."""
+
+    def on_train_batch_after_loss(self, ctx: Context) -> None:
+        """Called when `ctx.loss_grad` and `ctx.loss` are there."""
+
+    def on_train_batch_before_backward(self, ctx: Context) -> None:
+        """Called just before the backward pass of `ctx.loss_grad`."""
+
+    def on_train_batch_before_step(self, ctx: Context) -> None:
+        """Called when the gradients are there, before the optimizer's step."""
+
+    def on_train_batch_after_step(self, ctx: Context) -> None:
+        """Called after the optimizer's step."""
+
+    def on_train_batch_end(self, ctx: Context) -> None:
+        """Called after a training batch."""
+
+    def on_train_end(self, ctx: Context) -> None:
+        """Called after the last training batch of an epoch."""
+
+    def on_valid_begin(self, ctx: Context) -> None:
+        """Called before the first validation batch."""
+
+    def on_valid_batch_begin(self, ctx: Context) -> None:
+        """Called when a validation batch is on the device."""
+
+    def on_valid_batch_after_pred(self, ctx: Context) -> None:
+        """Called when `ctx.pred` is there."""
+
+    def on_valid_batch_after_loss(self, ctx: Context) -> None:
+        """Called when `ctx.loss` is there."""
+
+    def on_valid_batch_end(self, ctx: Context) -> None:
+        """Called after a validation batch."""
+
+    def on_valid_end(self, ctx: Context) -> None:
+        """Called after the last validation batch."""
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        """Called at the end of every epoch."""
+
+    def on_fit_end(self, ctx: Context) -> None:
+        """Called once, when training has ended: completed, or stopped for any reason."""
+
+    def on_predict_begin(self, ctx: Context) -> None:
+        """Called before the first batch of `predict`."""
+
+    def on_predict_batch_begin(self, ctx: Context) -> None:
+        """Called when a batch of `predict` is on the device."""
+
+    def on_predict_batch_end(self, ctx: Context) -> None:
+        """Called when `ctx.pred` holds the batch's prediction; a new value there is kept."""
+
+    def on_predict_end(self, ctx: Context) -> None:
+        """Called after the last batch of `predict`."""
+
+    def on_interrupt(self, ctx: Context) -> None:
+        """Called when Ctrl-C has ended training, before `on_fit_end`."""
+
+    def on_early_stopping(self, ctx: Context) -> None:
+        """Called when early stopping has ended training, before `on_fit_end`."""
+
+    def hook(self, name: str) -> Hook | None:
+        """The callback's own hook of that name, or None if it does not write that one."""
+        own = name in vars(self) or getattr(type(self), name) is not getattr(Callback, name)
+        return getattr(self, name) if own else None
+
+    @staticmethod
+    def from_functions(*, weight: float = 0, **hooks: Hook) -> Callback:
+        """Make a callback from functions, without a class.
+
+        Args:
+            weight: Where it stands among the other callbacks.
+            **hooks: Hook name → function of the `Context`.
+
+        Returns:
+            A callback.
+
+        Raises:
+            TypeError: If a name is not a hook, or a value not callable.
+
+        Examples:
+            >>> import luzpy as luz
+            >>> luz.Callback.from_functions(on_epoch_end=lambda ctx: print(ctx.epoch))
+            <luzpy.Callback from on_epoch_end>
+        """
+        return _FunctionCallback(weight, hooks)
+
+
+@final
+class _FunctionCallback(Callback):
+    def __init__(self, weight: float, hooks: dict[str, Hook]) -> None:
+        for name, function in hooks.items():
+            if name not in HOOKS:
+                raise TypeError(f"`{name}` must be one of luzpy's hooks, {', '.join(HOOKS)}.")
+            if not callable(function):
+                raise TypeError(f"`{name}` must be a function of the context, got {function!r}.")
+        self.weight = weight
+        self._hooks = dict(hooks)
+        for name, function in hooks.items():
+            setattr(self, name, function)
+
+    def __repr__(self) -> str:
+        return f"<luzpy.Callback from {', '.join(self._hooks)}>"
+
+
+def check_callbacks(callbacks: Any) -> list[Callback]:
+    """`callbacks` as a list.
+
+    Raises:
+        TypeError: If it is not a callback or a sequence of them.
+    """
+    if callbacks is None:
+        return []
+    given = [callbacks] if isinstance(callbacks, (Callback, type)) else callbacks
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"`callbacks` must be a list of luzpy callbacks, got {callbacks!r}.")
+    found = list(cast("Sequence[Any]", given))
+    for callback in found:
+        if isinstance(callback, type) and issubclass(callback, Callback):
+            raise TypeError(
+                f"`callbacks` must hold instances, got the class {callback.__name__}: write "
+                f"{callback.__name__}()."
+            )
+        if not isinstance(callback, Callback):
+            raise TypeError(f"`callbacks` must hold luzpy callbacks, got {callback!r}.")
+    return found

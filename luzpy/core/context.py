@@ -1,0 +1,373 @@
+"""The state of a run: what callbacks, metrics and custom steps read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+import torch
+from torch import nn
+
+from luzpy.core.hooks import HOOKS, Hook, HookOwner
+from luzpy.data.batches import input_of, target_of, with_part
+from luzpy.ground.errors import add_note
+from luzpy.ground.records import (
+    Records,
+    append,
+    epoch_metrics,
+    get_metrics,
+    metrics_frame,
+    new_records,
+    set_metric,
+)
+from luzpy.ground.types import Batch, Values
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Optimizers = dict[str, torch.optim.Optimizer]
+Loss = Callable[[Any, Any], torch.Tensor]
+_LIST: Any = list  # untyped, so that no `cast` is needed where every batch passes
+
+
+class RunAccelerator(Protocol):
+    """What a run asks of its `Accelerator`, on one device or with several processes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What forward passes are computed in, if in lower precision."""
+        ...
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        ...
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the model only."""
+        ...
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes there are."""
+        ...
+
+    @property
+    def process_index(self) -> int:
+        """The number of this one, from 0."""
+        ...
+
+    def prepare_batch(self, batch: Batch, device: torch.device | None = None) -> Any:
+        """The batch on the device."""
+        ...
+
+    def prepare_metric(self, metric: Any, loader: Any) -> Any:
+        """The metric over the batches of all processes."""
+        ...
+
+    def broadcast(self, obj: Any) -> Any:
+        """The main process's `obj`."""
+        ...
+
+    def gather(self, obj: Any) -> list[Any]:
+        """Every process's `obj`."""
+        ...
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The mean of every process's `tensor`."""
+        ...
+
+    def full_state(self, state: Any) -> Any:
+        """A state dict with every sharded tensor gathered."""
+        ...
+
+    def shard_like(self, state: Values, own: Values) -> Values:
+        """A full state dict, sharded as `own` is."""
+        ...
+
+    def shard_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Shard what an optimizer has loaded, as its parameters are."""
+        ...
+
+
+@attrs.define(slots=True, eq=False, kw_only=True)
+class Internals:
+    """What luzpy keeps of a run for itself.
+
+    Attributes:
+        metric_set: The templates that the run's metrics are made from.
+        opt_names: The names that a step goes through.
+        opt_name: Whose step is under way.
+        n_rows: How many rows the batch has; 0 if nothing of it counts.
+        autocast: Entered around every forward pass and its loss.
+        starts_step: Whether gradients are zeroed before this batch.
+        ends_step: Whether the optimizer steps after it.
+        step_rows: How many rows the step has gathered so far, where several batches make one.
+        expected_rows: How many it would have if all its batches were as long as the first.
+        stop_reason: Why the run is to end; the loop looks after each batch and each epoch.
+        holds_stops: Whether `stop` waits until all processes know of it.
+        stop_pending: Why this process was told to end, until all of them know.
+        is_cut_short: Whether the run was torn out of the middle of a batch.
+        at_exit: Functions called when the run is over, however it ended.
+        hooks: Hook name → the callbacks' functions, in order.
+    """
+
+    metric_set: Any = None
+    opt_names: tuple[str, ...] = ()
+    opt_name: str | None = None
+    n_rows: int = 0
+    autocast: AbstractContextManager[Any] = attrs.field(factory=nullcontext)
+    starts_step: bool = True
+    ends_step: bool = True
+    step_rows: int = 0
+    expected_rows: int = 0
+    stop_reason: str | None = None
+    holds_stops: bool = False
+    stop_pending: str | None = None
+    is_cut_short: bool = False
+    at_exit: list[Callable[[], None]] = attrs.field(factory=list[Callable[[], None]])
+    hooks: dict[str, list[Hook]] = attrs.field(factory=dict[str, list[Hook]])
+
+
+def _backward(loss: torch.Tensor) -> None:
+    loss.backward()  # pyright: ignore[reportUnknownMemberType]  (torch's has no types)
+
+
+def _step_opt(opt: torch.optim.Optimizer) -> None:
+    opt.step()
+
+
+@attrs.define(slots=True, eq=False, repr=False, kw_only=True)
+class Context:
+    """The state of one run, handed to every hook and, during the run, bound as `self.ctx`.
+
+    Fields have R luz's names. `epoch` and `iter` count from 1; before the first they are 0.
+
+    Attributes:
+        verbose: Whether the run prints.
+        accelerator: The `Accelerator` of the run.
+        device: Where the model and the batches are.
+        model: The module in training.
+        optimizers: Optimizer name → optimizer; a single one is called `"opt"`.
+        data: The DataLoader being iterated, `train_data` or `valid_data`.
+        train_data: The DataLoader for training.
+        valid_data: The DataLoader for validation, or None.
+        min_epochs: Early stopping does not act before this epoch.
+        max_epochs: The last epoch.
+        epoch: The current epoch.
+        iter: The current batch within the epoch's training or validation.
+        training: Whether the run is in its training part.
+        batch: The current batch, on the device.
+        pred: The model's output for it.
+        loss_fn: `loss_fn(pred, target)`.
+        loss: Optimizer name → detached loss (a custom step may set a plain tensor).
+        loss_grad: The loss with its graph, in a training step.
+        backward: `backward(loss)`.
+        step_opt: `step_opt(optimizer)`, which takes the step.
+        metrics: `"train"` and `"valid"` → the metrics being accumulated.
+        records: What the run has logged, as plain dicts and lists.
+        hparams: The module's hyperparameters.
+        opt_hparams: The optimizer's hyperparameters.
+        buffers: A dict in which callbacks may leave things for one another.
+    """
+
+    verbose: bool
+    accelerator: RunAccelerator
+    model: nn.Module
+    device: torch.device = attrs.field(
+        default=attrs.Factory(lambda self: self.accelerator.device, takes_self=True)
+    )
+    optimizers: Optimizers = attrs.field(factory=Optimizers)
+    data: Iterable[Any] | None = None
+    train_data: Iterable[Any] | None = None
+    valid_data: Iterable[Any] | None = None
+    min_epochs: int = 0
+    max_epochs: int = 0
+    epoch: int = 0
+    iter: int = 0
+    training: bool = True
+    batch: Batch = None
+    pred: Batch = None
+    loss_fn: Loss | None = None
+    loss: Any = attrs.field(factory=Values)
+    loss_grad: torch.Tensor | None = None
+    backward: Callable[[torch.Tensor], Any] = _backward
+    step_opt: Callable[[torch.optim.Optimizer], Any] = _step_opt
+    metrics: dict[str, list[Any]] = attrs.field(factory=lambda: {"train": [], "valid": []})
+    records: Records = attrs.field(factory=new_records)
+    hparams: Mapping[str, Any] = attrs.field(factory=Values)
+    opt_hparams: Mapping[str, Any] = attrs.field(factory=Values)
+    buffers: Values = attrs.field(factory=Values)
+    _internals: Internals = attrs.field(factory=Internals, alias="internals")
+    _callbacks: list[HookOwner] = attrs.field(factory=list[HookOwner], alias="callbacks")
+
+    def __attrs_post_init__(self) -> None:
+        self.callbacks = self._callbacks
+
+    @property
+    def callbacks(self) -> list[HookOwner]:
+        """The callbacks, in the order in which they run."""
+        return self._callbacks
+
+    @callbacks.setter
+    def callbacks(self, callbacks: list[HookOwner]) -> None:
+        self._callbacks = sorted(callbacks, key=lambda c: (c.runs_last, c.weight))
+        for name in HOOKS:
+            hooks = [callback.hook(name) for callback in self._callbacks]
+            self._internals.hooks[name] = [hook for hook in hooks if hook]
+
+    @property
+    def opt(self) -> torch.optim.Optimizer:
+        """The optimizer at hand: the only one, or in a step the one whose step it is."""
+        name = self.opt_name
+        if name not in self.optimizers:
+            raise AttributeError(f"There is no optimizer {name!r} here: `ctx.optimizers` is empty.")
+        return self.optimizers[name]
+
+    @property
+    def opt_name(self) -> str:
+        """Its name."""
+        names = self._internals.opt_names
+        name = names[0] if len(names) == 1 else self._internals.opt_name
+        if name is None:
+            known = ", ".join(map(repr, names)) or "none"
+            raise AttributeError(
+                f"There is no one optimizer at hand here: take one of `ctx.optimizers` ({known})."
+            )
+        return name
+
+    @property
+    def input(self) -> Any:
+        """The first part of the batch (the batch itself, if it has no parts)."""
+        batch = self.batch
+        return batch[0] if type(batch) is _LIST and batch else input_of(batch)
+
+    @input.setter
+    def input(self, value: Any) -> None:
+        self.batch = with_part(self.batch, 0, value)
+
+    @property
+    def target(self) -> Any:
+        """The second part of the batch, or None."""
+        batch = self.batch
+        return batch[1] if type(batch) is _LIST and len(batch) > 1 else target_of(batch)
+
+    @target.setter
+    def target(self, value: Any) -> None:
+        self.batch = with_part(self.batch, 1, value)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What a custom step enters around its forward passes and losses.
+
+        Under `MixedPrecision` it is torch's autocast, else nothing.
+        """
+        return self._internals.autocast
+
+    def stop(self, reason: str) -> None:
+        """End the run after the batch or the epoch at hand.
+
+        Every callback still has its hook; then `on_fit_end` is called, and `fitted.stopped` is the
+        reason. If several reasons are given, the first one counts.
+
+        Args:
+            reason: What `fitted.stopped` says.
+
+        Raises:
+            TypeError: If it is not a string.
+            ValueError: If it is empty.
+        """
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"`reason` must be a string, got {reason!r}.")
+        if not reason:
+            raise ValueError("`reason` must not be empty, got ''.")
+        run = self._internals
+        if run.holds_stops:
+            run.stop_pending = run.stop_pending or reason
+        else:
+            run.stop_reason = run.stop_reason or reason
+
+    def call(self, hook: str) -> None:
+        """Call one hook of every callback, in order and without gradients.
+
+        Raises:
+            ValueError: If there is no such hook.
+        """
+        functions = self._internals.hooks.get(hook)
+        if not functions:
+            if functions is None:
+                raise ValueError(f"`hook` must be one of {', '.join(HOOKS)}, got {hook!r}.")
+            return
+        grad_enabled = torch.is_grad_enabled()
+        if grad_enabled:
+            torch.set_grad_enabled(False)
+        function = functions[0]
+        try:
+            for function in functions:
+                function(self)
+        except Exception as err:
+            add_note(err, f"in the callback {_owner(function)}, {hook}, {where(self)}.")
+            raise
+        finally:
+            if torch.is_grad_enabled() is not grad_enabled:
+                torch.set_grad_enabled(grad_enabled)
+
+    def log(self, what: str, set: str, value: Any) -> None:
+        """Append `value` to `records[what][set]`."""
+        append(self.records, what, set, value)
+
+    def log_metric(self, name: str, value: float) -> None:
+        """Keep `value` as this epoch's metric `name`, of the training or the validation set."""
+        set_metric(
+            self.records, "train" if self.training else "valid", max(self.epoch, 1), name, value
+        )
+
+    def get_metric(self, name: str, set: str, epoch: int | None = None) -> float | None:
+        """The value of a metric in an epoch (the last one if None), or None if there is none."""
+        return epoch_metrics(self.records, set, epoch).get(name)
+
+    def get_metrics_df(self) -> pd.DataFrame:
+        """All metrics so far: columns set, metric, epoch, value."""
+        return metrics_frame(self.records)
+
+
+@get_metrics.register(Context)
+def _(x: Context) -> pd.DataFrame:
+    return metrics_frame(x.records)
+
+
+def internals(ctx: Context) -> Internals:
+    """What luzpy keeps of the run for itself."""
+    return ctx._internals  # pyright: ignore[reportPrivateUsage]
+
+
+def at_exit(ctx: Context, function: Callable[[], None]) -> None:
+    """Have a function called once when the run is over, however it ended."""
+    functions = internals(ctx).at_exit
+    if function not in functions:
+        functions.append(function)
+
+
+def where(ctx: Context) -> str:
+    """Where in the run we are, for messages."""
+    if not ctx.epoch and not ctx.iter:
+        return "before the first epoch"
+    part = "training" if ctx.training else "validation"
+    if not internals(ctx).opt_names:
+        part = "prediction"
+    epoch = f"epoch {ctx.epoch}, " if ctx.epoch else ""
+    return f"at {epoch}iteration {ctx.iter} ({part})"
+
+
+def _owner(function: Hook) -> str:
+    owner = getattr(function, "__self__", None)
+    if owner is not None:
+        return type(owner).__name__
+    return f"from {getattr(function, '__name__', repr(function))}()"

@@ -1,0 +1,59 @@
+"""The hooks of a run, and the order in which it calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+HOOKS: tuple[str, ...] = (
+    "on_fit_begin",
+    "on_epoch_begin",
+    "on_train_begin",
+    "on_train_batch_begin",
+    "on_train_batch_after_pred",
+    "on_train_batch_after_loss",
+    "on_train_batch_before_backward",
+    "on_train_batch_before_step",
+    "on_train_batch_after_step",
+    "on_train_batch_end",
+    "on_train_end",
+    "on_valid_begin",
+    "on_valid_batch_begin",
+    "on_valid_batch_after_pred",
+    "on_valid_batch_after_loss",
+    "on_valid_batch_end",
+    "on_valid_end",
+    "on_epoch_end",
+    "on_fit_end",
+    "on_predict_begin",
+    "on_predict_batch_begin",
+    "on_predict_batch_end",
+    "on_predict_end",
+    "on_interrupt",
+    "on_early_stopping",
+)
+"""Every hook, in the order in which a run calls them."""
+
+STOP_HOOKS = {"interrupted": "on_interrupt", "early stopping": "on_early_stopping"}
+"""The hook that is called before `on_fit_end` when a run has stopped for this reason."""
+
+Hook = Callable[[Any], None]
+"""A function of the `Context`."""
+
+
+class HookOwner(Protocol):
+    """What a context needs to know of a callback."""
+
+    @property
+    def weight(self) -> float:
+        """Where it stands among the others."""
+        ...
+
+    @property
+    def runs_last(self) -> bool:
+        """Whether it comes after all others, whatever their weight."""
+        ...
+
+    def hook(self, name: str) -> Hook | None:
+        """Its own hook of that name, if it has one."""
+        ...

@@ -1,0 +1,142 @@
+"""The loop: the only place where luzpy trains, validates and predicts.
+
+It knows one process and whole epochs. Whoever wants it to end calls `ctx.stop(reason)`; it looks
+after each batch and after each epoch, when every callback has had its hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from luzpy.core.context import Context, internals
+from luzpy.core.fetch import fetch
+from luzpy.core.hooks import STOP_HOOKS
+from luzpy.core.loss import compute_loss
+from luzpy.core.modules import bound, trained_parameters, unwrapped
+
+
+def fit(ctx: Context) -> str:
+    """Train, epoch after epoch; returns how it ended."""
+    run = internals(ctx)
+    with bound(ctx):
+        try:
+            ctx.call("on_fit_begin")
+            while ctx.epoch < ctx.max_epochs and run.stop_reason is None:
+                ctx.epoch, ctx.iter, ctx.training = ctx.epoch + 1, 0, True
+                ctx.call("on_epoch_begin")
+                if train(ctx) and validate(ctx):
+                    ctx.call("on_epoch_end")
+        except KeyboardInterrupt:  # raised by a callback or a dataset
+            if run.stop_reason is not None or run.stop_pending is not None:
+                raise
+            run.is_cut_short, run.stop_reason = True, "interrupted"
+        reason = run.stop_reason or "completed"
+        if reason in STOP_HOOKS:
+            ctx.call(STOP_HOOKS[reason])
+        ctx.call("on_fit_end")
+    return reason
+
+
+def train(ctx: Context) -> bool:
+    """One epoch of training, where there is data for it; returns whether it came to its end."""
+    ctx.data = ctx.train_data
+    if ctx.data is None:
+        return True
+    run = internals(ctx)
+    ctx.call("on_train_begin")
+    step = _step(ctx, train_step, trained_parameters(ctx))
+    with torch.enable_grad():
+        for _ in fetch(ctx, "data"):
+            ctx.call("on_train_batch_begin")
+            step()
+            ctx.call("on_train_batch_end")
+            if run.stop_reason is not None:
+                break
+    if run.stop_reason is not None:
+        return False
+    ctx.call("on_train_end")
+    return True
+
+
+def validate(ctx: Context, name: str = "valid_data") -> bool:
+    """One pass over the validation data, which is all of `evaluate`; returns as `train` does."""
+    ctx.data = ctx.valid_data
+    if ctx.data is None:
+        return True
+    run = internals(ctx)
+    ctx.call("on_valid_begin")
+    step = _step(ctx, valid_step)
+    with torch.no_grad():
+        for _ in fetch(ctx, name):
+            ctx.call("on_valid_batch_begin")
+            step()
+            ctx.call("on_valid_batch_end")
+            if run.stop_reason is not None:
+                break
+    if run.stop_reason is not None:
+        return False
+    ctx.call("on_valid_end")
+    return True
+
+
+def predict(ctx: Context, function: Callable[[Any], Any]) -> Iterator[Any]:
+    """The predictions of `function`, batch by batch."""
+    run = internals(ctx)
+    with bound(ctx), torch.no_grad():
+        ctx.call("on_predict_begin")
+        for _ in fetch(ctx, "newdata"):
+            ctx.call("on_predict_batch_begin")
+            with run.autocast:
+                ctx.pred = function(ctx.input)
+            ctx.call("on_predict_batch_end")
+            yield ctx.pred
+            if run.stop_reason is not None:
+                break
+        ctx.call("on_predict_end")
+
+
+def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
+    """One batch of training: for each optimizer forward, loss, backward and step."""
+    run = internals(ctx)
+    for name, opt in ctx.optimizers.items():
+        run.opt_name = name
+        if run.starts_step:
+            for parameter in parameters:
+                parameter.grad = None
+        with run.autocast:
+            ctx.pred = ctx.model(ctx.input)
+            ctx.call("on_train_batch_after_pred")
+            ctx.loss_grad = compute_loss(ctx)
+        ctx.loss[name] = ctx.loss_grad.detach()
+        ctx.call("on_train_batch_after_loss")
+        ctx.call("on_train_batch_before_backward")
+        ctx.backward(ctx.loss_grad)
+        if run.ends_step:
+            ctx.call("on_train_batch_before_step")
+            ctx.step_opt(opt)
+            ctx.call("on_train_batch_after_step")
+    run.opt_name = None
+
+
+def valid_step(ctx: Context) -> None:
+    """One batch of validation: for each optimizer forward and loss."""
+    run = internals(ctx)
+    for name in run.opt_names:
+        run.opt_name = name
+        with run.autocast:
+            ctx.pred = ctx.model(ctx.input)
+            ctx.call("on_valid_batch_after_pred")
+            ctx.loss[name] = compute_loss(ctx)
+        ctx.call("on_valid_batch_after_loss")
+    run.opt_name = None
+
+
+def _step(ctx: Context, default: Callable[..., None], *args: Any) -> Callable[[], None]:
+    """The module's own `step`, else luzpy's."""
+    own = getattr(unwrapped(ctx.model), "step", None)
+    return partial(default, ctx, *args) if own is None else own

@@ -1,0 +1,138 @@
+"""What a run does with an `nn.Module`: bind it, put it in eval mode, list its parts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from luzpy.core.context import Context, internals, where
+from luzpy.ground.errors import LuzError, add_note
+
+_DDP: Any = nn.parallel.DistributedDataParallel  # whose attributes have no types
+_LOCK = threading.Lock()
+_MISSING = object()
+
+
+@final
+class _BoundContext:
+    """The attribute `ctx` of a class of modules, while one of them is in a run.
+
+    It lies in the class and not in the module, so that copies and pickles of the module know
+    nothing of it. A run within a run, such as `predict` in a callback, is bound in between.
+    """
+
+    def __init__(self, replaced: Any, found: Any) -> None:
+        self.replaced = replaced  # in the class itself
+        self.found = found  # there, or in one that it derives from
+        self.runs: dict[int, list[Context]] = {}
+
+    def __get__(self, module: Any, owner: type) -> Any:
+        runs = self.runs.get(id(module))
+        if runs:
+            return runs[-1]
+        if module is not None and "ctx" in module.__dict__:
+            return module.__dict__["ctx"]
+        if self.found is not _MISSING:
+            get = getattr(self.found, "__get__", None)
+            return self.found if get is None else get(module, owner)
+        raise AttributeError(f"{owner.__name__!r} object has no attribute 'ctx'")
+
+    def __set__(self, module: Any, value: Any) -> None:
+        module.__dict__["ctx"] = value
+
+    def __delete__(self, module: Any) -> None:
+        del module.__dict__["ctx"]
+
+
+def _bind(module: nn.Module, ctx: Context) -> type[nn.Module]:
+    """Returns the class that was told: a run may give the module another one."""
+    with _LOCK:
+        kind = type(module)
+        bound = vars(kind).get("ctx", _MISSING)
+        if not isinstance(bound, _BoundContext):
+            inherited = (vars(base)["ctx"] for base in kind.__mro__ if "ctx" in vars(base))
+            bound = _BoundContext(bound, next(inherited, _MISSING))
+            type.__setattr__(kind, "ctx", bound)
+        bound.runs.setdefault(id(module), []).append(ctx)
+        return kind
+
+
+def _unbind(kind: type[nn.Module], module: nn.Module, ctx: Context) -> None:
+    with _LOCK:
+        bound: _BoundContext = vars(kind)["ctx"]
+        runs = bound.runs[id(module)]
+        runs.remove(ctx)
+        if not runs:
+            del bound.runs[id(module)]
+        if bound.runs:
+            return
+        if bound.replaced is _MISSING:
+            type.__delattr__(kind, "ctx")
+        else:
+            type.__setattr__(kind, "ctx", bound.replaced)
+
+
+@contextmanager
+def bound(ctx: Context) -> Generator[None]:
+    """Let the user's module read `self.ctx`, during the run and only then."""
+    module = unwrapped(ctx.model)
+    kind = _bind(module, ctx)
+    try:
+        yield
+    except Exception as err:
+        if not isinstance(err, LuzError):
+            add_note(err, f"in the module {type(module).__name__}, {where(ctx)}.")
+        raise
+    finally:
+        _unbind(kind, module, ctx)
+        with ExitStack() as stack:  # all of them are called, also if one fails
+            for function in internals(ctx).at_exit:  # the last one first
+                stack.callback(function)
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Generator[None]:
+    """Put every part of `model` in eval mode, and back into the mode it had."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's own module, also when `torch.compile` or DistributedDataParallel wraps it."""
+    while True:
+        inner: Any = getattr(unwrapped_from_ddp(model), "_orig_mod", unwrapped_from_ddp(model))
+        if inner is model:
+            return model
+        model = inner
+
+
+def unwrapped_from_ddp(model: Any) -> nn.Module:
+    """The module within a DistributedDataParallel; any other as it is."""
+    return model.module if isinstance(model, _DDP) else model
+
+
+def named_parts(model: Any) -> list[tuple[str, nn.Module]]:
+    """The module and every module within it, by name."""
+    return list(model.named_modules())  # which torch gives no types
+
+
+def optimized_parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[nn.Parameter]:
+    """Every parameter of the optimizers, once."""
+    groups: list[Mapping[str, Any]] = [group for opt in optimizers for group in opt.param_groups]
+    return list(dict.fromkeys(parameter for group in groups for parameter in group["params"]))
+
+
+def trained_parameters(ctx: Context) -> list[nn.Parameter]:
+    """Everything that gathers gradients: the model's parameters, and what else is optimized."""
+    optimized = optimized_parameters(ctx.optimizers.values())
+    return list(dict.fromkeys([*ctx.model.parameters(), *optimized]))

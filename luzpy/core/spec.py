@@ -1,0 +1,72 @@
+"""The fields of a specification: what `setup` was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+import attrs
+import torch
+from torch import nn
+
+from luzpy.core.context import Loss
+from luzpy.core.result import Result
+from luzpy.ground.arguments import is_whole
+from luzpy.ground.types import Values
+from luzpy.metrics.metric_set import MetricSet
+
+ModuleMaker = nn.Module | type[nn.Module] | Callable[..., nn.Module]
+OptimizerMaker = Callable[..., Any]
+R = TypeVar("R", bound=Result)
+
+
+def _check_seed(instance: Any, attribute: Any, seed: Any) -> None:
+    if not is_whole(seed):
+        raise TypeError(f"`seed` must be a whole number, got {seed!r}.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"`seed` must be between 0 and 2**63, got {seed!r}.")
+
+
+def _read_only(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(mapping))
+
+
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Spec(Generic[R]):
+    """A module with its loss, optimizer and metrics; R is what fitting it gives.
+
+    Attributes:
+        module: The module's class, a function that makes one, or an instance.
+        loss: `loss(input, target)`, if not the module's own.
+        optimizer: `optimizer(params, **opt_hparams)`, if not the module's own `set_optimizers`.
+        metrics: What is measured beside the loss.
+        backward: What replaces `loss.backward()`.
+        hparams: Arguments of the module; read-only.
+        opt_hparams: Arguments of the optimizer; read-only.
+        seed: What the initial weights are drawn from.
+        reinitialize: Whether a module instance is given new weights.
+    """
+
+    module: ModuleMaker
+    loss: Loss | None = None
+    optimizer: OptimizerMaker | None = None
+    metrics: MetricSet = attrs.field(factory=MetricSet)
+    backward: Callable[[torch.Tensor], Any] | None = None
+    seed: int = attrs.field(default=0, validator=_check_seed)
+    hparams: Mapping[str, Any] = attrs.field(factory=Values, converter=_read_only)
+    opt_hparams: Mapping[str, Any] = attrs.field(factory=Values, converter=_read_only)
+    reinitialize: bool = False
+
+    def result(self, **fields: Any) -> R:
+        """What a fit of this specification returns."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> Any:  # a mapping that is read-only has no pickle of its own
+        fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        fields |= {name: dict(fields[name]) for name in ("hparams", "opt_hparams")}
+        return _remade, (type(self), fields)
+
+
+def _remade(kind: type[Any], fields: Values) -> Any:
+    return kind(**fields)

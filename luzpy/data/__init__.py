@@ -1,0 +1,1 @@
+"""From what users have to batches on their way to the device."""

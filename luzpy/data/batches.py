@@ -1,0 +1,269 @@
+"""From a DataLoader to its batches, on the fast way through where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    dataloader,
+    default_collate,  # pyright: ignore[reportUnknownVariableType]  (torch's takes any list)
+)
+
+from luzpy.data.dataset import InMemoryDataset, Split
+from luzpy.ground.nested import is_mapping, is_sequence, tensors_in
+from luzpy.ground.types import Batch, Loader
+
+# Rows are gathered from memory in chunks of about this size and handed out as slices of the
+# chunk: large enough that the gather's fixed cost vanishes, small enough to stay in the cache.
+CHUNK_BYTES = 256 * 1024
+
+_TORCHS_OWN: Any = dataloader  # its iterators have private names
+
+_SAMPLERS = (
+    SequentialSampler,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    DistributedSampler,
+)
+
+
+def batches(loader: Iterable[Any]) -> Iterator[Any]:
+    """One epoch of `loader`.
+
+    A plain in-process DataLoader over tensors in memory is not asked for its batches: they are
+    gathered from the tensors at once instead of row by row. Batches and their order, and what is
+    drawn from random generators, are bit for bit what the DataLoader gives; batches are copies,
+    so a user may change them in place.
+    """
+    gathered = _gather_plan(loader)
+    return iter(loader) if gathered is None else gathered()
+
+
+def gathers(loader: Iterable[Any]) -> bool:
+    """Whether `batches` gathers from tensors in memory what `loader` gives."""
+    return _gather_plan(loader) is not None
+
+
+def skip_batch(source: Iterator[Any]) -> bool:
+    """Pass over a batch of what `batches` gave; whether there was one.
+
+    A DataLoader without workers only draws the batch's row numbers. With workers, and for an
+    iterable, the batch is made: otherwise their random states would not advance.
+    """
+    if type(source) is _TORCHS_OWN._SingleProcessDataLoaderIter:
+        iterator = cast(Any, source)
+        if iterator._dataset_kind == _TORCHS_OWN._DatasetKind.Map:
+            return next(iterator._sampler_iter, None) is not None
+    return next(source, None) is not None
+
+
+def draws_as_it_goes(loader: Any) -> bool:
+    """Whether the order of the rows may be drawn in this process while the epoch is under way.
+
+    torch's own samplers draw it at the start of the epoch, or from a generator of their own.
+    """
+    if hasattr(loader, "draws_as_it_goes"):  # a loader around a loader
+        return loader.draws_as_it_goes
+    if not isinstance(loader, DataLoader):
+        return True
+    loader = cast(Loader, loader)
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.num_workers == 0
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    known = (*_SAMPLERS, type(None))
+    return type(loader.batch_sampler) not in (BatchSampler, type(None)) or any(
+        type(sampler) not in known for sampler in samplers
+    )
+
+
+def _gather_plan(loader: Iterable[Any]) -> Callable[[], Iterator[Any]] | None:
+    """The fast way through `loader`, or None where only the loader itself will do."""
+    if type(loader) is not DataLoader:
+        return None
+    loader = cast(Loader, loader)
+    if (
+        loader.num_workers
+        or loader.collate_fn is not default_collate
+        or type(loader.batch_sampler) is not BatchSampler
+        or not _is_torchs_own(loader)
+        or (loader.pin_memory and torch.cuda.is_available())
+    ):
+        return None
+    source = _tensors_of(loader.dataset)
+    if source is None:
+        return None
+    structure, rows = source
+    tensors = list(tensors_in(structure))
+    if not all(_is_plain(tensor) for tensor in tensors):
+        return None
+    sampler = loader.sampler
+    if getattr(sampler, "data_source", None) is not loader.dataset:
+        return None
+    if type(sampler) is SequentialSampler:
+        return partial(_gather, loader, structure, rows, shuffled=False)
+    if (
+        type(sampler) is RandomSampler
+        and not sampler.replacement
+        and sampler.num_samples == len(cast("Any", loader.dataset))
+        and sampler.generator is None
+    ):
+        return partial(_gather, loader, structure, rows, shuffled=True)
+    return None
+
+
+def _is_torchs_own(loader: Any) -> bool:
+    """Whether the batch sampler is the one that the DataLoader made, as it made it."""
+    own = loader.batch_sampler
+    return (
+        own.sampler is loader.sampler
+        and own.batch_size == loader.batch_size
+        and own.drop_last == loader.drop_last
+    )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    strided = type(tensor) is torch.Tensor and tensor.layout is torch.strided
+    return strided and not tensor.requires_grad
+
+
+def _tensors_of(dataset: Any) -> tuple[Any, torch.Tensor | None] | None:
+    """The tensors behind a dataset and which of their rows it has (None: all)."""
+    if type(dataset) is TensorDataset:
+        return list(dataset.tensors), None
+    if type(dataset) is InMemoryDataset:
+        return dataset.structure, None
+    if type(dataset) in (Subset, Split):
+        subset = cast("Subset[Any]", dataset)
+        if type(subset.dataset) in (TensorDataset, InMemoryDataset):
+            structure, _ = cast("tuple[Any, None]", _tensors_of(subset.dataset))
+            rows = _row_numbers(subset.indices, len(cast("Any", subset.dataset)))
+            return None if rows is None else (structure, rows)
+    return None
+
+
+def _row_numbers(indices: Any, n_rows: int) -> torch.Tensor | None:
+    """A subset's rows, or None if they are not plain numbers from 0 to `n_rows - 1`."""
+    if type(indices) is torch.Tensor:
+        indices = indices.numpy(force=True)
+    if not isinstance(indices, (list, tuple, range, np.ndarray)):
+        return None  # a pandas Series, say, is indexed by its labels
+    rows = np.asarray(cast("Any", indices))
+    if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu":
+        return None
+    if rows.min() < 0 or rows.max() >= n_rows:
+        return None
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def _gather(
+    loader: Loader, structure: Any, rows: torch.Tensor | None, *, shuffled: bool
+) -> Iterator[Any]:
+    # The DataLoader draws a seed for workers at every epoch, also when it has none.
+    torch.empty((), dtype=torch.int64).random_(generator=cast(Any, loader).generator)
+    tensors = list(tensors_in(structure))
+    n_rows = len(tensors[0]) if rows is None else len(rows)
+    batch_size = cast(int, loader.batch_size)
+    row_bytes = max(1, sum(t.element_size() * (t[:1].numel()) for t in tensors))
+    chunk = batch_size * max(1, CHUNK_BYTES // (row_bytes * batch_size))
+    end = n_rows - n_rows % batch_size if loader.drop_last else n_rows
+    return _chunks(structure, tensors, rows, n_rows, end, batch_size, chunk, shuffled)
+
+
+def _chunks(
+    structure: Any,
+    tensors: list[torch.Tensor],
+    rows: torch.Tensor | None,
+    n_rows: int,
+    end: int,
+    batch_size: int,
+    chunk: int,
+    shuffled: bool,
+) -> Iterator[Any]:
+    if shuffled:
+        # As RandomSampler does: a generator of its own, seeded from the global one.
+        generator = torch.Generator()
+        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+        order = torch.randperm(n_rows, generator=generator)
+        rows = order if rows is None else rows[order]
+    flat = isinstance(structure, list)
+    for start in range(0, end, chunk):
+        stop = min(start + chunk, end)
+        if rows is None:
+            form = torch.contiguous_format
+            parts = [tensor[start:stop].clone(memory_format=form) for tensor in tensors]
+        else:
+            index = rows[start:stop]
+            parts = [tensor.index_select(0, index.to(tensor.device)) for tensor in tensors]
+        # Slices by `split` share autograd's count of in-place changes: a change of one batch would
+        # invalidate the graphs of its neighbours. Those by `unsafe_split` count for themselves.
+        for columns in zip(*(part.unsafe_split(batch_size) for part in parts), strict=True):
+            yield list(columns) if flat else _rebuild(structure, columns)
+
+
+def _rebuild(structure: Any, columns: tuple[torch.Tensor, ...]) -> Any:
+    """The batch in the dataset's structure; tuples become lists, as with `default_collate`."""
+    remaining = iter(columns)
+
+    def collated(item: Any) -> Any:
+        if is_sequence(item):
+            return [collated(part) for part in item]
+        if is_mapping(item):
+            return {key: collated(part) for key, part in item.items()}
+        return next(remaining)
+
+    return collated(structure)
+
+
+def input_of(batch: Batch) -> Any:
+    """The first part of a batch (the batch itself, if it has no parts)."""
+    if is_mapping(batch):
+        return next(iter(batch.values()), None)
+    if is_sequence(batch):
+        return next(iter(batch), None)
+    return batch
+
+
+def target_of(batch: Batch) -> Any:
+    """The second part of a batch, or None."""
+    parts: Iterable[Any] = ()
+    if is_mapping(batch):
+        parts = batch.values()
+    elif is_sequence(batch):
+        parts = batch
+    return next(islice(parts, 1, None), None)
+
+
+def with_part(batch: Batch, index: int, value: Any) -> Any:
+    """A batch like `batch` with another input (index 0) or target (index 1)."""
+    if is_mapping(batch):
+        keys = list(batch)
+        key = keys[index] if index < len(keys) else "target"
+        return {**batch, key: value}
+    parts: list[Any] = list(batch) if is_sequence(batch) else [batch]
+    parts[index : index + 1] = [value]
+    return parts
+
+
+def batch_rows(batch: Batch, input: Batch, target: Batch) -> int:
+    """How many rows a batch has: those of the input, else of the target, else of any tensor."""
+    for part in (input, target):
+        if isinstance(part, torch.Tensor) and part.ndim:
+            return part.shape[0]
+    first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
+    return 1 if first is None else first.shape[0]

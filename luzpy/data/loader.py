@@ -1,0 +1,174 @@
+"""From a dataset to DataLoaders: their options, for training and for evaluation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from luzpy.data.dataset import InMemoryDataset, as_dataset, is_in_memory, length_of
+from luzpy.ground.nested import tensors_in, to_device
+from luzpy.ground.types import Data, Loader
+
+Options = Mapping[str, Any]
+
+_SAMPLING = ("sampler", "batch_sampler", "shuffle", "drop_last")
+
+
+def as_dataloader(x: Any, **options: Any) -> Loader:
+    """Make a `DataLoader` of a dataset or of in-memory data; a DataLoader passes through.
+
+    Port of R luz's `as_dataloader()`; `batch_size` is 32 unless given.
+
+    Args:
+        x: Anything that `as_dataset` takes, or a `DataLoader`.
+        **options: Arguments of `torch.utils.data.DataLoader`.
+
+    Returns:
+        A `DataLoader`.
+
+    Raises:
+        ValueError: If options come with a ready DataLoader, or there are no rows.
+        TypeError: If `x` or an option is of a type that cannot be used.
+
+    Examples:
+        >>> import luzpy as luz, torch
+        >>> loader = luz.as_dataloader(torch.zeros(5, 2), batch_size=2)
+        >>> [batch[0].shape[0] for batch in loader]
+        [2, 2, 1]
+    """
+    if isinstance(x, DataLoader):
+        if options:
+            raise ValueError(
+                "`dataloader_options` must not be given with a ready DataLoader, got "
+                f"{sorted(options)}: set them where the DataLoader is made."
+            )
+        return cast(Loader, x)
+    dataset = as_dataset(x)
+    if "batch_sampler" not in options:
+        options = {"batch_size": 32, **options}
+    try:
+        return DataLoader(dataset, **options)
+    except (TypeError, ValueError) as err:
+        kind = TypeError if isinstance(err, TypeError) else ValueError
+        raise kind(f"`dataloader_options` must be arguments of torch's DataLoader: {err}") from err
+
+
+# Data that takes at most this share of a GPU's free memory are moved there once.
+RESIDENT_SHARE = 0.5
+# With these options a batch is slices of the tensors, wherever they are.
+_PLAIN_OPTIONS = {"batch_size", "shuffle", "drop_last"}
+
+
+def resident(data: Data, device: torch.device, options: Options | None, *, name: str) -> Any:
+    """In-memory data on the GPU of a run, if they fit: no batch has to be copied there any more.
+
+    Args:
+        data: What the user gave.
+        device: The run's device.
+        options: The user's `dataloader_options`: worker processes, say, want data on the CPU.
+        name: The argument's name, for messages.
+
+    Returns:
+        A dataset on the device; `data` itself where they stay.
+    """
+    if device.type != "cuda" or not is_in_memory(data) or not {*(options or {})} <= _PLAIN_OPTIONS:
+        return data
+    free, _ = torch.cuda.mem_get_info(device)
+    return moved_if_small(as_dataset(data, name=name), device, RESIDENT_SHARE * free)
+
+
+def moved_if_small(dataset: Dataset[Any], device: torch.device, most_bytes: float) -> Dataset[Any]:
+    """A copy on `device` of a dataset of tensors that take at most so many bytes."""
+    if isinstance(dataset, TensorDataset):
+        tensors = dataset.tensors
+        if sum(tensor.nbytes for tensor in tensors) > most_bytes:
+            return dataset
+        return TensorDataset(*(tensor.to(device) for tensor in tensors))
+    assert isinstance(dataset, InMemoryDataset)
+    if sum(tensor.nbytes for tensor in tensors_in(dataset.structure)) > most_bytes:
+        return dataset
+    return InMemoryDataset(to_device(dataset.structure, device))
+
+
+def train_loader(data: Data, options: Options | None) -> Loader:
+    """The DataLoader for training: shuffled and without a ragged last batch unless said otherwise.
+
+    Raises:
+        ValueError: If it would give no batch.
+    """
+    if isinstance(data, DataLoader):
+        return _checked(as_dataloader(data, **(options or {})), "data")
+    dataset = as_dataset(data)
+    _check_rows(dataset, "data")
+    chosen = dict(options or {})
+    if "batch_sampler" not in chosen and chosen.get("batch_size", 32) is not None:
+        chosen.setdefault("drop_last", True)
+    if not isinstance(dataset, IterableDataset) and not chosen.keys() & {
+        "sampler",
+        "batch_sampler",
+    }:
+        chosen.setdefault("shuffle", True)
+    return _checked(as_dataloader(dataset, **chosen), "data")
+
+
+def eval_loader(
+    data: Data, options: Options | None, *, name: str, beside_train: Any = None
+) -> Loader:
+    """The DataLoader for validation and prediction: every row, once, in order.
+
+    Args:
+        data: What the user gave.
+        options: The user's `dataloader_options`. Those that choose or drop rows are for training
+            and not used here.
+        name: The argument's name, for messages.
+        beside_train: The training data that `options` are meant for, when there is any.
+
+    Raises:
+        ValueError: If it would give no batch.
+    """
+    if isinstance(data, DataLoader):
+        if beside_train is None:
+            return _checked(as_dataloader(data, **(options or {})), name)
+        if options:
+            warnings.warn(
+                "`dataloader_options` apply to `data` alone: `valid_data` is already a DataLoader.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return _checked(cast(Loader, data), name)
+    dataset = as_dataset(data, name=name)
+    _check_rows(dataset, name)
+    chosen = dict(options or {})
+    if beside_train is None and chosen.get("shuffle"):
+        warnings.warn(
+            "`shuffle=True` is ignored here: rows are taken in their order.",
+            UserWarning,
+            stacklevel=2,
+        )
+    sampler = chosen.get("batch_sampler")
+    if sampler is not None and isinstance(getattr(sampler, "batch_size", None), int):
+        chosen.setdefault("batch_size", sampler.batch_size)
+    for option in _SAMPLING:
+        chosen.pop(option, None)
+    return _checked(as_dataloader(dataset, **chosen), name)
+
+
+def _check_rows(dataset: Dataset[Any], name: str) -> None:
+    if length_of(dataset) == 0:
+        raise ValueError(f"`{name}` must have at least one row, got none.")
+
+
+def _checked(loader: Loader, name: str) -> Loader:
+    if length_of(loader) == 0:
+        dropped = ""
+        if loader.drop_last:
+            dropped = (
+                f": `drop_last` drops the only batch, of fewer than {loader.batch_size} rows. Set "
+                "a smaller `batch_size`, or `drop_last=False`, in `dataloader_options`"
+            )
+        raise ValueError(f"`{name}` must give at least one batch, got none{dropped}.")
+    return loader

@@ -1,0 +1,328 @@
+"""Where a run takes place: a device for each process, and what a run needs to be there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from luzpy.core.callback import Callback
+from luzpy.core.modules import unwrapped, unwrapped_from_ddp
+from luzpy.distributed.gradient_sync import GradientSync
+from luzpy.distributed.launch import (
+    check_accelerate,
+    is_accelerate,
+    launched_size,
+    new_accelerate,
+    require_launch_is_meant,
+)
+from luzpy.distributed.process_group import MultiProcess, ProcessGroup, SingleProcess
+from luzpy.distributed.sharded_state import full_state, shard_like, shard_optimizer_state
+from luzpy.distributed.sharding import ShardedLoader
+from luzpy.distributed.shared_metric import SharedMetric
+from luzpy.distributed.stop_sync import StopSync
+from luzpy.distributed.wrap import in_order, share_random_state, wrap_distributed
+from luzpy.ground.arguments import check_count, check_flag, is_whole
+from luzpy.ground.errors import LuzError
+from luzpy.ground.nested import tensors_in, to_device
+from luzpy.ground.types import Batch, Loader, Values
+from luzpy.metrics.metric import Metric
+
+PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Accelerator:
+    """Where a run takes place: CUDA when there is one, else Apple's MPS, else the CPU.
+
+    Port of R luz's `accelerator()`. Several processes, each with a device of its own, train one
+    model together when `torchrun` or `accelerate launch` has started them: by Hugging Face
+    Accelerate, on `DistributedDataParallel`. Wherever luzpy takes an `Accelerator`, it takes an
+    `accelerate.Accelerator` as well.
+
+    Args:
+        device_placement: Whether the model is moved to the device. With `False` it stays where
+            the user put it, and batches are moved to where its first parameter lies.
+        cpu: `True` to stay on the CPU whatever else is there.
+        cuda_index: Which CUDA device, counted from 0; the current one if `None`.
+        distributed: `True` to train together with the other processes that were launched; where
+            there are none, nothing changes. `False` to train alone though there are others.
+        mixed_precision: `"fp16"` or `"bf16"`: as the callback `MixedPrecision` of that dtype.
+        accumulate: How many batches in a row make one optimizer step. `batch_size` is that of one
+            batch in one process: a step sees `accumulate` times as many rows, times the number of
+            processes. The batches left at the end of an epoch make a step too.
+
+    Attributes:
+        is_main: Whether this is the process that prints and writes.
+
+    Raises:
+        TypeError: If `cuda_index` or `accumulate` is not a whole number.
+        ValueError: If an argument is out of bounds, or they exclude each other, or the launcher
+            has set Accelerate to something that luzpy does otherwise, or not at all.
+        ImportError: If `distributed=True` and Accelerate is not installed.
+        LuzError: If several processes were launched and `distributed` is not given.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> luz.Accelerator(cpu=True).device
+        device(type='cpu')
+    """
+
+    def __init__(
+        self,
+        device_placement: bool = True,
+        cpu: bool = False,
+        cuda_index: int | None = None,
+        *,
+        distributed: bool | None = None,
+        mixed_precision: str | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        if cuda_index is not None and not is_whole(cuda_index):
+            raise TypeError(f"`cuda_index` must be a whole number or None, got {cuda_index!r}.")
+        check_flag("distributed", distributed, optional=True)
+        check_count("accumulate", accumulate)
+        if cuda_index is not None and not 0 <= cuda_index < torch.cuda.device_count():
+            raise ValueError(
+                f"`cuda_index` must be the index of one of the {torch.cuda.device_count()} CUDA "
+                f"devices here, or None, got {cuda_index!r}."
+            )
+        if cuda_index is not None and distributed:
+            raise ValueError(
+                f"`cuda_index` must be None with distributed=True, got {cuda_index!r}: each "
+                "process has the device that its launcher gives it."
+            )
+        if mixed_precision is not None and mixed_precision not in PRECISIONS:
+            raise ValueError(
+                f"`mixed_precision` must be 'fp16', 'bf16', 'no' or None, got {mixed_precision!r}."
+            )
+        self.device_placement = device_placement
+        self.accumulate = accumulate
+        self.dtype: torch.dtype | None = PRECISIONS[mixed_precision or "no"]
+        self._copies: torch.cuda.Stream | None = None
+        self._group: ProcessGroup = SingleProcess()
+        if distributed is None:
+            require_launch_is_meant()
+        accelerate = new_accelerate(cpu) if distributed else None
+        if accelerate is None or launched_size() == 1:
+            self.device: torch.device = _choose_device(cpu, cuda_index)
+            return
+        check_accelerate(accelerate)
+        if accelerate.num_processes != launched_size():
+            raise LuzError(
+                f"{launched_size()} processes were launched, but Accelerate knows of "
+                f"{accelerate.num_processes}: make luzpy's Accelerator before any of Accelerate's "
+                "own, or with the same `cpu`."
+            )
+        self.device = accelerate.device
+        self._group = MultiProcess(accelerate)
+        if self.is_sharded and mixed_precision not in (None, accelerate.mixed_precision):
+            raise ValueError(
+                "`mixed_precision` must be told to the launcher for FSDP, got "
+                f"{mixed_precision!r}, and from the launcher {accelerate.mixed_precision!r}."
+            )
+        # `accelerate launch --mixed_precision bf16`. The setting of `accelerate` may be that of
+        # another one of the program: Accelerate has one state for all.
+        if mixed_precision is None:
+            self.dtype = PRECISIONS[os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"]
+
+    @classmethod
+    def from_accelerate(cls, accelerate: Any) -> Accelerator:
+        """The processes, device, precision and accumulation of an `accelerate.Accelerator`.
+
+        Raises:
+            ValueError: If it is set to something that luzpy does otherwise, or not at all.
+        """
+        check_accelerate(accelerate)
+        made = cls(
+            device_placement=accelerate.device_placement,
+            distributed=False,
+            mixed_precision=accelerate.mixed_precision,
+            accumulate=accelerate.gradient_accumulation_steps,
+        )
+        made.device = accelerate.device
+        if accelerate.num_processes > 1:
+            made._group = MultiProcess(accelerate)
+        return made
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self._group.is_main
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the model only (FSDP)."""
+        return self._group.is_sharded
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes there are."""
+        return self._group.size
+
+    @property
+    def process_index(self) -> int:
+        """The number of this one, from 0."""
+        return self._group.rank
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether there are several processes."""
+        return self._group.size > 1
+
+    def device_of(self, model: nn.Module) -> torch.device:
+        """Where a run of `model` computes: with `device_placement` off, where the model is."""
+        first = None if self.device_placement else next(model.parameters(), None)
+        return self.device if first is None else first.device
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """Move `model` to the device, unless `device_placement` is off."""
+        return model.to(self.device) if self.device_placement else model
+
+    def prepare_training(
+        self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+    ) -> nn.Module:
+        """The model as it is trained: of several processes, with its gradients averaged.
+
+        Raises:
+            ValueError: If several batches cannot make a step: if the module has a step of its own,
+                or several optimizers.
+        """
+        reason = None
+        if hasattr(unwrapped(model), "step"):
+            reason = "the module's own `step` decides when to step"
+        elif len(optimizers) > 1:
+            reason = f"there are {len(optimizers)} optimizers, each with gradients of its own"
+        if reason and self.accumulate > 1:
+            raise ValueError(f"`accumulate` must be 1, got {self.accumulate}: {reason}.")
+        return wrap_distributed(model, optimizers, self._group)
+
+    def unwrap(self, model: nn.Module) -> nn.Module:
+        """What `prepare_training` was given; a module that torch.compile has made stays one."""
+        return unwrapped_from_ddp(model)
+
+    def prepare_train_loader(self, loader: Loader) -> Any:
+        """This process's batches for training; the loader itself where nothing is shared."""
+        if not self.is_distributed and self.accumulate == 1:
+            return loader
+        return ShardedLoader(
+            loader,
+            self._group,
+            accumulate=self.accumulate,
+            whole_groups=self.is_distributed and loader.drop_last,
+            name="data",
+        )
+
+    def prepare_loader(self, loader: Any, *, name: str) -> Any:
+        """This process's batches; those of all processes together have every row once."""
+        if loader is None or not self.is_distributed:
+            return loader
+        return ShardedLoader(loader, self._group, name=name)
+
+    def prepare_metric(self, metric: Metric, loader: Any) -> Metric:
+        """A metric over the batches of all processes."""
+        if not self.is_distributed:
+            return metric
+        return SharedMetric(metric, self._group, loader, self.device)
+
+    def prepare_callbacks(self, callbacks: list[Callback]) -> list[Callback]:
+        """The callbacks of a training run, with those that several processes or batches need."""
+        if not self.is_distributed and self.accumulate == 1:
+            return callbacks
+        callbacks = [GradientSync(self._group, self.accumulate), *callbacks]
+        return [*callbacks, StopSync(self._group)] if self.is_distributed else callbacks
+
+    def prepare_batch(self, batch: Batch, device: torch.device | None = None) -> Any:
+        """Move every tensor of `batch`, nested at will, to the device.
+
+        To a CUDA device they are copied from pinned memory on a stream of their own: while the
+        device computes one batch, the next is on its way.
+        """
+        device = device or self.device
+        if device.type != "cuda" or all(tensor.is_cuda for tensor in tensors_in(batch)):
+            return to_device(batch, device)
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._copies):
+            moved = to_device(batch, device, pin=True)
+        now = torch.cuda.current_stream(device)
+        now.wait_stream(self._copies)
+        for tensor in tensors_in(moved):
+            if tensor.is_cuda:  # its memory is not to be used again before this batch is done
+                tensor.record_stream(now)
+        return moved
+
+    def share_random_state(self) -> None:
+        """Let every process draw what the main one draws."""
+        share_random_state(self._group)
+
+    def broadcast(self, obj: Any) -> Any:
+        """The main process's `obj`. All of them call it, as all that follow."""
+        return self._group.broadcast_object(obj)
+
+    def gather(self, obj: Any) -> list[Any]:
+        """Every process's `obj`."""
+        return self._group.all_gather_object(obj)
+
+    def gather_batches(self, own: list[Any], loader: Any) -> list[Any]:
+        """What every process made of its batches, in the order of the batches."""
+        if not self.is_distributed:
+            return own
+        return in_order(self._group, own[:-1] if loader.is_padding else own)
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The mean of every process's `tensor`."""
+        return self._group.all_reduce_mean(tensor)
+
+    def barrier(self) -> bool:
+        """Wait for all processes, for some seconds; whether they came."""
+        return self._group.barrier()
+
+    def full_state(self, state: Any) -> Any:
+        """A state dict with every sharded tensor gathered."""
+        return full_state(state)
+
+    def shard_like(self, state: Values, own: Values) -> Values:
+        """A full state dict, sharded as `own` is."""
+        return shard_like(state, own)
+
+    def shard_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Shard what an optimizer has loaded, as its parameters are."""
+        shard_optimizer_state(optimizer)
+
+    def __repr__(self) -> str:
+        group = self._group
+        ranks = f", rank {group.rank} of {group.size}" if group.size > 1 else ""
+        return f"<luzpy.Accelerator on {self.device}{ranks}>"
+
+
+def check_accelerator(accelerator: Any) -> Accelerator:
+    """The accelerator, or a new one for None.
+
+    Raises:
+        TypeError: If it is neither luzpy's nor Hugging Face Accelerate's.
+    """
+    if accelerator is None:
+        return Accelerator()
+    if is_accelerate(accelerator):
+        return Accelerator.from_accelerate(accelerator)
+    if not isinstance(accelerator, Accelerator):
+        raise TypeError(
+            "`accelerator` must be a luzpy Accelerator, or Hugging Face Accelerate's, got "
+            f"{accelerator!r}."
+        )
+    return accelerator
+
+
+def _choose_device(cpu: bool, cuda_index: int | None) -> torch.device:
+    if cpu:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device(
+            "cuda", torch.cuda.current_device() if cuda_index is None else cuda_index
+        )
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

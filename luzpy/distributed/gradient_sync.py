@@ -1,0 +1,160 @@
+"""The gradients of several batches and processes, as if of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, internals
+from luzpy.core.modules import trained_parameters, unwrapped
+from luzpy.distributed.process_group import ProcessGroup
+from luzpy.distributed.sharding import ShardedLoader
+from luzpy.ground.errors import LuzError
+from luzpy.ground.nested import to_device
+from luzpy.ground.random_state import seed_all
+
+
+@final
+class GradientSync(Callback):
+    """Makes one step of the batches of all ranks and of several in a row.
+
+    Every row counts alike: N ranks with batches of b rows, k of which make a step, take the steps
+    of one process with batches of N·k·b rows, the short ones at the end of an epoch included.
+
+    Args:
+        group: The processes.
+        accumulate: How many batches in a row make a step.
+    """
+
+    weight: float = float("-inf")  # before every callback that looks at gradients
+
+    def __init__(self, group: ProcessGroup, accumulate: int) -> None:
+        self.group = group
+        self.accumulate = accumulate
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        parallel = isinstance(ctx.model, nn.parallel.DistributedDataParallel)
+        self._wrapped = parallel or self.group.is_sharded
+        self._averaged = self._scaled = False
+        self._sync: AbstractContextManager[Any] | None = None
+        self._backward: Callable[[torch.Tensor], Any] = ctx.backward
+        assert isinstance(ctx.train_data, ShardedLoader)
+        self._loader = ctx.train_data
+        wrapped = ctx.model.parameters() if self._wrapped else ()
+        self._averages_itself = {id(p) for p in wrapped if p.requires_grad}
+        ctx.backward = self._weighted_backward
+        if self.group.size == 1:
+            return
+        seed = self.group.broadcast_object(_next_seed())
+        if self.group.rank:  # dropout is not to fall on the same units on every rank
+            seed_all(seed + self.group.rank)
+        if not self._wrapped:
+            self.group.broadcast_weights(unwrapped(ctx.model))
+            for optimizer in ctx.optimizers.values():
+                optimizer.register_step_pre_hook(self._before_own_step)
+                optimizer.register_step_post_hook(self._after_step)
+
+    def on_train_batch_begin(self, ctx: Context) -> None:
+        loader, run = self._loader, internals(ctx)
+        position = (ctx.iter - 1) % self.accumulate
+        run.starts_step = position == 0
+        run.ends_step = position == self.accumulate - 1 or loader.is_last
+        if run.starts_step:
+            # A mean over a step's rows, if all its batches are as long as the first.
+            run.step_rows, run.expected_rows = 0, self.accumulate * loader.group_rows
+        run.step_rows += loader.group_rows
+        self._gradient_scale = run.expected_rows / run.step_rows
+        self._loss_scale = loader.rows * self.group.size / run.expected_rows
+        self._averaged = self._scaled = False
+        if self._wrapped and not run.ends_step:
+            self._sync = self.group.no_sync(ctx.model)
+            self._sync.__enter__()
+
+    def on_train_batch_before_step(self, ctx: Context) -> None:
+        if self.group.size > 1:
+            self._averaged = False  # also if a step was skipped
+            self._average(trained_parameters(ctx))
+        if self._gradient_scale != 1:
+            for parameter in trained_parameters(ctx):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self._gradient_scale)
+
+    def on_train_batch_end(self, ctx: Context) -> None:
+        if self._sync is not None:
+            self._sync.__exit__(None, None, None)
+            self._sync = None
+
+    def on_train_end(self, ctx: Context) -> None:
+        # Such as the statistics of batch norm.
+        broadcast_buffers(self.group, unwrapped(ctx.model))
+
+    def _weighted_backward(self, loss: torch.Tensor) -> None:
+        self._scaled = True
+        if self._loss_scale != 1:
+            with torch.enable_grad():
+                loss = loss * self._loss_scale
+        self._backward(loss)
+
+    def _before_own_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """A module's own step may call the hook above, or not."""
+        if any(argument is not None for argument in (*args[1:], *kwargs.values())):
+            raise LuzError(
+                "`step` must call the optimizer's `step()` without a closure in a distributed run: "
+                "each process would evaluate it as often as its own rows ask for."
+            )
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        by_itself = not self._averaged and not self._scaled  # it called `loss.backward()`
+        if by_itself and self._loss_scale != 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self._loss_scale)
+        self._average(parameters)
+
+    def _after_step(self, *_: Any) -> None:
+        self._averaged = self._scaled = False
+
+    def _average(self, parameters: Iterable[nn.Parameter]) -> None:
+        if self._averaged:
+            return
+        self._averaged = True
+        # DistributedDataParallel knows what could be trained when it was made, and nothing else.
+        left = [p for p in parameters if p.requires_grad and id(p) not in self._averages_itself]
+        _average_gradients(self.group, left)
+
+
+def _next_seed() -> int:
+    """A number from torch's generator, which stays as it is."""
+    generator = torch.Generator()
+    generator.set_state(torch.get_rng_state())
+    return int(torch.randint(2**31, (), generator=generator).item())
+
+
+def broadcast_buffers(group: ProcessGroup, model: nn.Module) -> None:
+    """Give `model` the main rank's buffers."""
+    own = dict(model.named_buffers())
+    if not own or group.size == 1:
+        return
+    state = to_device(own, torch.device("cpu"))
+    for name, buffer in group.broadcast_object(state if group.is_main else None).items():
+        own[name].copy_(buffer)
+
+
+def _average_gradients(group: ProcessGroup, parameters: list[nn.Parameter]) -> None:
+    """The mean over ranks; a gradient that one of them has not counts as zero there."""
+    if not parameters:
+        return
+    present = [float(parameter.grad is not None) for parameter in parameters]
+    flat = [
+        torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters
+    ]
+    flags = flat[0].new_tensor(present)
+    mean = group.all_reduce_mean(torch.cat([flags, *flat]))
+    found = (mean[: len(parameters)] != 0).cpu()
+    parts = torch.split(mean[len(parameters) :], [p.numel() for p in parameters])
+    for parameter, part, some in zip(parameters, parts, found, strict=True):
+        parameter.grad = part.reshape(parameter.shape).to(parameter.dtype) if some else None

@@ -1,0 +1,83 @@
+"""What the launcher has started, and what Hugging Face Accelerate is set to."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from luzpy.ground.errors import LuzError
+
+INSTALL = "pip install 'luzpy[distributed]'"
+KINDS = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_HPU")
+
+
+def launched_size() -> int:
+    """How many processes the launcher has started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def new_accelerate(cpu: bool) -> Any:
+    """An `accelerate.Accelerator` over the processes that were launched.
+
+    Raises:
+        ImportError: If Accelerate is not installed.
+    """
+    try:
+        package: Any = importlib.import_module("accelerate")
+    except ImportError as err:
+        raise ImportError(f"`distributed=True` needs Hugging Face Accelerate: {INSTALL}.") from err
+    return package.Accelerator(cpu=cpu)
+
+
+def is_accelerate(accelerator: Any) -> bool:
+    """Whether this is an `accelerate.Accelerator`."""
+    package: Any = sys.modules.get("accelerate")  # whoever has one has imported it
+    return package is not None and isinstance(accelerator, package.Accelerator)
+
+
+def check_accelerate(accelerate: Any) -> None:
+    """Raise unless luzpy can run on this `accelerate.Accelerator`.
+
+    Raises:
+        ValueError: If it is set to something that luzpy does otherwise, or not at all.
+    """
+    kind = accelerate.distributed_type.value
+    if not shards(accelerate) and kind not in KINDS:
+        raise ValueError(
+            "`accelerator` must train in one process, with DistributedDataParallel or with FSDP of "
+            f"version 2, got an accelerate.Accelerator for {kind}."
+        )
+    if shards(accelerate) and accelerate.mixed_precision == "fp16":
+        raise ValueError("`accelerator` must have mixed_precision 'bf16' or 'no' for FSDP.")
+    if accelerate.split_batches:
+        raise ValueError(
+            "`accelerator` must have split_batches=False: `batch_size` is that of each rank, got "
+            "split_batches=True."
+        )
+    if accelerate.mixed_precision == "fp8":
+        raise ValueError(
+            "`accelerator` must have mixed_precision 'no', 'fp16' or 'bf16', got 'fp8'."
+        )
+
+
+def shards(accelerate: Any) -> bool:
+    """Whether it is set to FSDP of version 2."""
+    plugin = getattr(accelerate.state, "fsdp_plugin", None)
+    return accelerate.distributed_type.value == "FSDP" and getattr(plugin, "fsdp_version", 1) == 2
+
+
+def require_launch_is_meant() -> None:
+    """Raise in one of several processes that nobody has told to work together.
+
+    Raises:
+        LuzError: If the launcher has started several.
+    """
+    size = launched_size()
+    if size > 1:
+        raise LuzError(
+            f"This is one of {size} processes, each of which would do all of the work: pass "
+            "accelerator=luz.Accelerator(distributed=True) to share it, or distributed=False if "
+            "each is to work on its own."
+        )

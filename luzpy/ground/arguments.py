@@ -1,0 +1,58 @@
+"""Checks of arguments: each says the argument, the rule and what it got."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `value` is a whole number (True and False are none)."""
+    return isinstance(value, Integral) and value is not True and value is not False
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a real number (True and False are none)."""
+    return isinstance(value, Real) and value is not True and value is not False
+
+
+def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
+    """Raise a TypeError unless `value` is True or False (or None, if optional)."""
+    if not isinstance(value, bool) and not (optional and value is None):
+        rule = "True, False or None" if optional else "True or False"
+        raise TypeError(f"`{name}` must be {rule}, got {value!r}.")
+
+
+def check_count(name: str, value: Any, *, minimum: int = 1, optional: bool = False) -> None:
+    """Raise unless `value` is a whole number of at least `minimum` (or None, if optional)."""
+    if optional and value is None:
+        return
+    positive = "a positive whole number"
+    rule = positive if minimum == 1 else f"a whole number of at least {minimum}"
+    message = f"`{name}` must be {rule}{' or None' if optional else ''}, got {value!r}."
+    if not is_whole(value):
+        raise TypeError(message)
+    if value < minimum:
+        raise ValueError(message)
+
+
+def check_number(
+    name: str, value: Any, *, minimum: float = -math.inf, above: float | None = None
+) -> None:
+    """Raise unless `value` is a finite number, at least `minimum` and greater than `above`."""
+    if not is_number(value):
+        raise TypeError(f"`{name}` must be a number, got {value!r}.")
+    if above is not None and not (math.isfinite(value) and value > above):
+        bound = "positive" if above == 0 else f"greater than {above}"
+        raise ValueError(f"`{name}` must be {bound} and finite, got {value!r}.")
+    if not (math.isfinite(value) and value >= minimum):
+        bound = "finite" if minimum == -math.inf else f"at least {minimum}"
+        raise ValueError(f"`{name}` must be {bound}, got {value!r}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise a ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        known = ", ".join(map(repr, choices))
+        raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")

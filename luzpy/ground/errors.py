@@ -1,0 +1,23 @@
+"""The errors that luzpy raises on purpose, and what it adds to those of others."""
+
+from __future__ import annotations
+
+_MARK = "luzpy: "
+
+
+class LuzError(Exception):
+    """Something went wrong in a run, or a file cannot be used; the message says what and where."""
+
+    __module__ = "luzpy"  # as users know it
+
+
+class NoSuggestionError(LuzError):
+    """The curve of a learning rate finder supports no suggestion; the message says why."""
+
+    __module__ = "luzpy"
+
+
+def add_note(err: BaseException, text: str) -> None:
+    """Say in a note of `err` where it happened; what was said first is nearest, and stays alone."""
+    if not any(note.startswith(_MARK) for note in getattr(err, "__notes__", [])):
+        err.add_note(_MARK + text)

@@ -1,0 +1,212 @@
+"""The global random state of Python, NumPy and torch: read, set, seed and preserve it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, final
+
+import attrs
+import numpy as np
+import torch
+
+from luzpy.ground.nested import is_mapping, is_sequence
+from luzpy.ground.primitives import from_primitives, to_primitives
+from luzpy.ground.types import Values
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_OPAQUE = (
+    type(None), bool, int, float, complex, str, bytes, type, ModuleType, torch.Tensor, np.ndarray,
+    random.SystemRandom,
+)  # fmt: skip
+# How far generators are looked for: a dataset may hold millions of file names.
+_DEPTH = 6
+_MOST_ITEMS = 100
+_MOST_OBJECTS = 10_000
+
+
+@attrs.frozen
+class RandomState:
+    """A copy of every global random generator's state."""
+
+    python: tuple[Any, ...]
+    numpy: Values
+    torch_cpu: torch.Tensor
+    torch_cuda: list[torch.Tensor]
+    torch_mps: torch.Tensor | None
+
+    @classmethod
+    def current(cls) -> RandomState:
+        """Read the state as it is now."""
+        return cls(
+            python=random.getstate(),
+            numpy=dict(np.random.get_state(legacy=False)),
+            torch_cpu=torch.get_rng_state(),
+            torch_cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            torch_mps=torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        )
+
+    def restore(self) -> None:
+        """Set every global generator back to this state."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.torch_cpu)
+        # A state from a file may come from a machine with other devices.
+        if torch.cuda.is_available():
+            states = self.torch_cuda[: torch.cuda.device_count()]
+            for device, state in enumerate(states):
+                torch.cuda.set_rng_state(state, device)
+        if self.torch_mps is not None and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(self.torch_mps)
+
+    def to_primitives(self) -> Values:
+        """Tensors and primitive values, for a file."""
+        state = attrs.asdict(self, recurse=False)
+        return to_primitives({**state, "python": _packed(self.python)})
+
+    @classmethod
+    def from_primitives(cls, state: Values) -> RandomState:
+        """What `to_primitives` gave."""
+        fields: Values = from_primitives(state)
+        fields["python"] = _unpacked(fields["python"])
+        return cls(**fields)
+
+
+def generators_in(roots: Mapping[str, Any]) -> Values:
+    """The random generators of torch, NumPy and Python that objects hold as attributes.
+
+    Args:
+        roots: Name → object; generators are also looked for in what it holds, some levels deep.
+
+    Returns:
+        Where it was found → generator, each once.
+    """
+    found: Values = {}
+    seen: set[int] = set()
+
+    def visit(where: str, obj: Any, depth: int) -> None:
+        if id(obj) in seen or isinstance(obj, _OPAQUE) or len(seen) > _MOST_OBJECTS:
+            return
+        seen.add(id(obj))
+        if isinstance(obj, _GENERATORS):
+            found[where] = obj
+            return
+        if depth == 0:
+            return
+        for name, item in _parts(obj):
+            visit(f"{where}.{name}", item, depth - 1)
+
+    for name, root in roots.items():
+        visit(name, root, _DEPTH)
+    return found
+
+
+def _parts(obj: Any) -> Iterable[tuple[Any, Any]]:
+    """What an object holds, by name."""
+    if is_mapping(obj):
+        return list(islice(obj.items(), _MOST_ITEMS))
+    if is_sequence(obj):
+        return list(enumerate(islice(obj, _MOST_ITEMS)))
+    if isinstance(obj, partial):
+        return [("func", obj.func), *enumerate(obj.args), *obj.keywords.items()]
+    if isinstance(obj, FunctionType):
+        closure = obj.__closure__ or ()
+        names = zip(obj.__code__.co_freevars, closure, strict=True)
+        return [(name, cell.cell_contents) for name, cell in names if _is_filled(cell)]
+    if isinstance(obj, MethodType):
+        return [("self", obj.__self__)]
+    return list(getattr(obj, "__dict__", {}).items())
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def generator_state(generator: Any) -> Any:
+    """The state of a generator, as tensors and primitive values."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return to_primitives(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return to_primitives(generator.get_state(legacy=False))
+    return to_primitives(_packed(generator.getstate()))
+
+
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Put a generator into a state that `generator_state` gave."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = from_primitives(state)
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(from_primitives(state))
+    else:
+        generator.setstate(_unpacked(from_primitives(state)))
+
+
+def _packed(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A state of Python's generator with its 625 numbers in an array."""
+    version, numbers, gauss = state
+    return version, np.array(numbers, dtype=np.int64), gauss
+
+
+def _unpacked(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    version, numbers, gauss = state
+    return version, tuple(numbers.tolist()), gauss
+
+
+@contextmanager
+def preserved_random_state() -> Generator[RandomState]:
+    """Leave the global random state as it was, also after an exception."""
+    state = RandomState.current()
+    try:
+        yield state
+    finally:
+        state.restore()
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python, NumPy and torch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]  (untyped in torch)
+
+
+@final
+class InterleavedRandom:
+    """Keeps the draws of two sides apart that take turns, so that one can be run again alone.
+
+    One side draws within `first()`, from the global random state as it finds it. The other draws
+    outside, from a stream of its own.
+    """
+
+    def __init__(self) -> None:
+        generator = torch.Generator()
+        generator.set_state(torch.get_rng_state())
+        self._first = RandomState.current()
+        with preserved_random_state():
+            seed_all(int(torch.randint(2**63 - 1, (), generator=generator)))
+            self._second = RandomState.current()
+
+    @contextmanager
+    def first(self) -> Generator[None]:
+        """Draw as if the other side did not."""
+        self._second = RandomState.current()
+        self._first.restore()
+        try:
+            yield
+        finally:
+            self._first = RandomState.current()
+            self._second.restore()
+
+    def end(self) -> None:
+        """Go on with the global random state as the first side has left it."""
+        self._first.restore()

@@ -1,0 +1,96 @@
+"""What a run logs: plain dicts and lists. Their layout is known here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Records = dict[str, dict[str, list[Any]]]
+SETS = ("train", "valid")
+
+
+def new_records() -> Records:
+    """Empty records, with the sets and timings that every run has."""
+    return {
+        "metrics": {"train": [], "valid": []},
+        "profile": {"fit": [], "epoch": [], "train": [], "valid": []},
+    }
+
+
+def append(records: Records, what: str, set: str, value: Any) -> None:
+    """Append `value` to `records[what][set]`."""
+    records.setdefault(what, {}).setdefault(set, []).append(value)
+
+
+def set_metric(records: Records, set: str, epoch: int, name: str, value: Any) -> None:
+    """Keep `value` as the metric `name` of a set in an epoch, counted from 1."""
+    epochs = records["metrics"].setdefault(set, [])
+    while len(epochs) < epoch:
+        epochs.append({})
+    epochs[epoch - 1][name] = value
+
+
+def epoch_metrics(records: Records, set: str, epoch: int | None = None) -> dict[str, float]:
+    """The metrics of a set in an epoch, by name; of the last epoch if None, empty if there is none.
+
+    Args:
+        records: The records.
+        set: `"train"` or `"valid"`.
+        epoch: Which one, counted from 1.
+    """
+    epochs = records["metrics"].get(set, [])
+    index = len(epochs) if epoch is None else epoch
+    return epochs[index - 1] if 1 <= index <= len(epochs) else {}
+
+
+def epochs_done(records: Records) -> int:
+    """How many epochs of training were logged."""
+    return len(records["metrics"]["train"])
+
+
+def loss_names(records: Records) -> tuple[str, ...]:
+    """The names of the optimizers that have a loss of their own in the last epoch."""
+    rows = (epoch_metrics(records, set) for set in SETS)
+    found = [name.removeprefix("loss_") for row in rows for name in row if name[:5] == "loss_"]
+    return tuple(dict.fromkeys(found))
+
+
+def seconds(records: Records, what: str) -> list[float]:
+    """The timings of `"fit"`, `"epoch"`, `"train"` or `"valid"`."""
+    return records.get("profile", {}).get(what, [])
+
+
+def metrics_frame(records: Mapping[str, Mapping[str, list[Any]]]) -> pd.DataFrame:
+    """One row per set, epoch and metric: columns set, metric, epoch (from 1), value."""
+    import pandas as pd
+
+    rows = [
+        (set_name, metric, epoch, value)
+        for set_name, epochs in records["metrics"].items()
+        for epoch, metrics in enumerate(epochs, start=1)
+        for metric, value in metrics.items()
+    ]
+    return pd.DataFrame(rows, columns=["set", "metric", "epoch", "value"])
+
+
+@singledispatch
+def get_metrics(x: Any) -> pd.DataFrame:
+    """The metrics of a fitted model, a running context or an evaluation, as a frame.
+
+    Port of R luz's `get_metrics()`.
+
+    Args:
+        x: A `FittedModule`, a `Context` or an `Evaluation`.
+
+    Returns:
+        One row per value: columns set, metric, epoch (from 1), value; of an evaluation only
+        metric and value.
+
+    Raises:
+        TypeError: If `x` is none of these.
+    """
+    raise TypeError(f"`x` must be a FittedModule, an Evaluation or a Context, got {x!r}.")

@@ -1,0 +1,29 @@
+"""Listening for signals, and putting things back as they were."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+
+def replaceable(signum: int) -> bool:
+    """Whether a handler of Python's can take the place of the signal's own, and put it back.
+
+    Only the main thread can set handlers. One that is ignored stays so, and one that was not
+    installed from Python could not be put back.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and signal.getsignal(signum) not in (signal.SIG_IGN, None)
+
+
+def replace_handler(signum: int, handler: Callable[..., Any]) -> Callable[[], None]:
+    """Install a handler; returns what puts the one from before back."""
+    previous = signal.signal(signum, handler)
+    return partial(_install, signum, previous)
+
+
+def _install(signum: int, handler: Any) -> None:
+    signal.signal(signum, handler)

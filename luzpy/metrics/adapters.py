@@ -1,0 +1,104 @@
+"""Metrics made of what users give: functions, and metrics of torchmetrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self, final
+
+import torch
+
+from luzpy.data.batches import batch_rows
+from luzpy.ground.types import Batch, Values
+from luzpy.metrics.metric import (
+    Metric,
+    is_torchmetric,
+    load_torchmetrics_state,
+    torchmetrics_state,
+)
+
+
+@final
+class FunctionMetric(Metric):
+    """A plain function `(preds, target) -> number`, averaged over samples."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self.function = function
+        self.abbrev: str = getattr(function, "__name__", type(function).__name__)
+        self.reset()
+
+    def reset(self) -> None:
+        self.total: Any = 0.0
+        self.rows: int = 0
+
+    def update(self, preds: Batch, target: Batch) -> None:
+        rows = batch_rows((target, preds), target, preds)
+        self.total = self.total + self.function(preds, target) * rows
+        self.rows += rows
+
+    def compute(self) -> float:
+        return float(self.total) / self.rows if self.rows else float("nan")
+
+    def merge(self, others: Sequence[Self]) -> None:
+        self.total = sum((other.total for other in others), self.total)
+        self.rows += sum(other.rows for other in others)
+
+    def state_dict(self) -> Values:
+        return {"total": self.total, "rows": self.rows}  # not the function, whatever it is
+
+
+@final
+class TorchMetric(Metric):
+    """A `torchmetrics.Metric` or `MetricCollection`."""
+
+    syncs_itself = True
+
+    def __init__(self, metric: Any) -> None:
+        self.metric = metric
+        # The rows of a MetricCollection have the names that it gives them.
+        self.abbrev: str = "" if hasattr(metric, "items") else type(metric).__name__
+        self._device: torch.device | None = None
+
+    def reset(self) -> None:
+        self.metric.reset()
+
+    def update(self, preds: Batch, target: Batch) -> None:
+        if isinstance(preds, torch.Tensor) and preds.device != self._device:
+            self.to(preds.device)
+        self.metric.update(preds, target)
+
+    def to(self, device: torch.device) -> None:
+        """Move it, with what it has accumulated."""
+        self.metric.to(device)
+        self._device = device
+
+    def compute(self) -> Any:
+        return self.metric.compute()
+
+    def state_dict(self) -> Values:
+        return torchmetrics_state(self.metric)
+
+    def load_state_dict(self, state: Values) -> None:
+        load_torchmetrics_state(self.metric, state)
+
+
+def as_metric(given: Any) -> Metric:
+    """Make a `Metric` of what a user gave.
+
+    Raises:
+        TypeError: If it is none of the kinds that are allowed, or a class instead of an instance.
+    """
+    if isinstance(given, Metric):
+        return given
+    if isinstance(given, type):
+        raise TypeError(
+            f"`metrics` must hold instances, got the class {given.__name__}: write "
+            f"{given.__name__}()."
+        )
+    if is_torchmetric(given):
+        return TorchMetric(given)
+    if callable(given) and not isinstance(given, torch.nn.Module):
+        return FunctionMetric(given)
+    raise TypeError(
+        "`metrics` must hold luzpy metrics, torchmetrics metrics or functions (preds, target) -> "
+        f"number, got {given!r}."
+    )

@@ -1,0 +1,171 @@
+"""The `Metric` base class."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+
+from luzpy.ground.primitives import find_unsupported, to_primitives
+from luzpy.ground.types import Batch, Values
+
+# What of a torchmetrics metric does not change from batch to batch.
+_SETTINGS = frozenset(vars(torch.nn.Module())) | {"_defaults", "_device"}
+
+
+class Metric(ABC):
+    """Something accumulated over the batches of an epoch. Port of R luz's `luz_metric()`.
+
+    A subclass sets `abbrev` and writes `reset`, `update` and `compute`. A metric given to `setup`
+    is a template: every run works on its own copy, reset at the start of each epoch. Keep sums as
+    tensors on the device of `preds` and read them in `compute` only, so that a GPU is not waited
+    for at every batch.
+
+    Attributes:
+        abbrev: The name in progress bars; in lower case the name in records and tables.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> class Largest(luz.metrics.Metric):
+        ...     abbrev = "Largest"
+        ...     def reset(self):
+        ...         self.value = float("-inf")
+        ...     def update(self, preds, target):
+        ...         self.value = max(self.value, float(preds.max()))
+        ...     def compute(self):
+        ...         return self.value
+    """
+
+    abbrev: str = ""
+    # Whether `compute` itself reaches out to the other processes of the run, as torchmetrics does.
+    syncs_itself: ClassVar[bool] = False
+    # Whether it is computed over the rows of all processes, by all of them at once.
+    is_shared: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.abbrev:
+            cls.abbrev = cls.__name__
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget all batches."""
+
+    @abstractmethod
+    def update(self, preds: Batch, target: Batch) -> None:
+        """Take in one batch.
+
+        Args:
+            preds: The model's output, detached.
+            target: The batch's target.
+        """
+
+    @abstractmethod
+    def compute(self) -> Any:
+        """The value over all batches: a number, a tensor, or a dict name → number."""
+
+    def merge(self, others: Sequence[Any]) -> None:
+        """Take in what the metrics of other processes have accumulated, in a distributed run.
+
+        Where a metric has it, each process accumulates its own rows, and they are merged when the
+        epoch is over. A metric without it is handed all processes' batches one after another,
+        which is right for any, but sends every prediction to every process.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> Values:
+        """What a checkpoint in the middle of an epoch keeps.
+
+        Attributes that are tensors, plain values, queues, or metrics themselves. A metric that
+        accumulates something else writes both methods itself.
+        """
+        return _kept(vars(self))
+
+    def load_state_dict(self, state: Values) -> None:
+        """Go on from a checkpoint."""
+        _load(vars(self), state)
+
+
+def is_torchmetric(given: Any) -> bool:
+    """Whether this is a `torchmetrics.Metric` or `MetricCollection`."""
+    torchmetrics = sys.modules.get("torchmetrics")  # whoever has such a metric has imported it
+    return torchmetrics is not None and isinstance(
+        given, (torchmetrics.Metric, torchmetrics.MetricCollection)
+    )
+
+
+def torchmetrics_state(metric: Any) -> Values:
+    """What a metric of torchmetrics, and those that it wraps, have accumulated.
+
+    Its own `state_dict`, persistent or not, lacks how many batches there were, without which
+    `compute` warns, and what wrappers keep beside their states: the extremes of `MinMaxMetric`,
+    the place of `Running` in its window.
+    """
+    return {
+        where: _kept({n: v for n, v in part.__dict__.items() if n not in _SETTINGS})
+        for where, part in metric.named_modules()
+    }
+
+
+def load_torchmetrics_state(metric: Any, state: Values) -> None:
+    """Let a metric of torchmetrics go on from a state."""
+    for where, part in metric.named_modules():
+        _load(part.__dict__, state[where])
+
+
+def _kept(attributes: Values) -> Values:
+    """Those that a checkpoint can keep, as it keeps them."""
+    kept = {name: _kept_value(value) for name, value in attributes.items()}
+    return {name: value for name, value in kept.items() if find_unsupported(value) is None}
+
+
+def _kept_value(value: Any) -> Any:
+    if isinstance(value, Metric):
+        return value.state_dict()
+    if is_torchmetric(value):
+        return torchmetrics_state(value)
+    return to_primitives([*value] if isinstance(value, deque) else value)
+
+
+def _load(attributes: Values, state: Values) -> None:
+    for name, value in state.items():
+        own: Any = attributes.get(name)
+        if isinstance(own, Metric):
+            own.load_state_dict(value)
+        elif is_torchmetric(own):
+            load_torchmetrics_state(own, value)
+        elif isinstance(own, deque):
+            own.clear()
+            cast("deque[Any]", own).extend(value)
+        elif isinstance(own, dict) and hasattr(value, "keys"):  # it may be a Counter
+            own.clear()
+            cast("dict[Any, Any]", own).update(value)
+        else:
+            attributes[name] = value
+
+
+def disable_sync(metric: Metric) -> None:
+    """Let the metrics of torchmetrics that `metric` holds not reach out to other processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        _disable_sync(metric)
+
+
+def _disable_sync(held: Any) -> None:
+    if isinstance(held, Metric):
+        held = vars(held)
+    if isinstance(held, (Mapping, list, tuple)):
+        items: list[Any] = [*held.values()] if isinstance(held, Mapping) else [*held]
+        for item in items:
+            _disable_sync(item)
+    elif isinstance(held, torch.nn.Module):
+        for part in held.modules():
+            if is_torchmetric(part):
+                part.__dict__["distributed_available_fn"] = _alone
+
+
+def _alone() -> bool:
+    return False

@@ -1,0 +1,1 @@
+"""Exact resume: a run that was killed goes on where it was."""

@@ -1,0 +1,378 @@
+"""Going on where a killed run was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, final
+
+import torch
+
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, at_exit, internals
+from luzpy.core.modules import named_parts, unwrapped
+from luzpy.data.batches import draws_as_it_goes
+from luzpy.data.dataset import Split, length_of
+from luzpy.files import container
+from luzpy.files.atomic import make_folder, real_path
+from luzpy.files.checkpoint import (
+    check_fit,
+    checkpoint_content,
+    read_checkpoint,
+    restore_checkpoint,
+)
+from luzpy.ground.arguments import check_count
+from luzpy.ground.errors import LuzError
+from luzpy.ground.random_state import (
+    RandomState,
+    generator_state,
+    generators_in,
+    set_generator_state,
+)
+from luzpy.ground.signals import replace_handler, replaceable
+from luzpy.ground.types import Values
+from luzpy.resume.loader import ResumableLoader
+from luzpy.resume.run_state import restore_run_state, run_state
+
+TERMINATED = "terminated"
+EARLY = "early stopping"
+# A run that has ended so needs no file any more.
+DONE = ("completed", EARLY)
+DATA = {"training": "train_data", "validation": "valid_data"}
+
+
+@final
+class AutoResume(Callback):
+    """Keeps the state of the run in a file, from which the same script goes on after a kill.
+
+    Everything is kept: the model, optimizers, every callback's state, records, metrics in flight,
+    the random states of Python, NumPy and torch, the rows that `valid_data=0.1` has chosen, the
+    order of the data and the place in it. A run that goes on ends bit for bit as one that was
+    never stopped. The file is written after every epoch, also after every so many batches if
+    asked, and when the run is stopped within an epoch: by Ctrl-C, by `ctx.stop`, or by SIGTERM, as
+    clusters send it (then the process ends with status 143). It is deleted when training
+    completes or stops early, and kept otherwise.
+    Port of R luz's `luz_callback_auto_resume()`.
+
+    In a distributed run the main process writes, at the end of every epoch only, and the run may go
+    on with another number of processes. A callback without a `state_dict` may come and go.
+
+    Where data is fetched by worker processes, is an iterable, or has a sampler that is not torch's
+    own, the batches that were done in the interrupted epoch are made again, so that random
+    augmentation is where it was. Of what is kept outside a `state_dict`, a module's plain
+    attributes and the random generators that the model, the callbacks, the dataset and its samplers
+    hold are kept too; anything else is not known to luzpy.
+
+    Args:
+        path: The file.
+        every_n_batches: Write also after every this many training batches.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If `every_n_batches` is not positive.
+        LuzError: In a run: if the file cannot be read, or does not fit; it is left alone.
+
+    Examples:
+        >>> import luzpy as luz
+        >>> luz.callbacks.AutoResume("run-7.pt", every_n_batches=500)
+        <luzpy.callbacks.AutoResume: run-7.pt>
+    """
+
+    weight: float = float("inf")
+    runs_last = True  # the state is written when every callback has had its hook
+
+    def __init__(
+        self, path: str | os.PathLike[str] = "./state.pt", every_n_batches: int | None = None
+    ) -> None:
+        real_path(path)
+        check_count("every_n_batches", every_n_batches, optional=True)
+        self.path: Path = Path(path)
+        self.every_n_batches = every_n_batches
+        self._begin()
+
+    def _begin(self) -> None:
+        self._file = real_path(self.path)
+        self._part = ""  # "train", "valid", or "epoch" at its end
+        self._done = 0  # batches of this part that every callback has seen the end of
+        self._part_began: Values | None = None
+        self._resumes: Values | None = None  # the place, until the run is there
+        self._train_data: Any = None
+        self._checked = False
+        self._generators: Values = {}
+        self._terminated = False
+        self._handlers: list[Callable[[], None]] = []  # what puts the ones from before back
+        self._pass_on: Any = None
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        self._begin()
+        if self.every_n_batches is not None and not _is_resumable(ctx):
+            raise ValueError(
+                f"`every_n_batches` must be None with several processes, got "
+                f"{self.every_n_batches!r}: their runs go on at the end of an epoch."
+            )
+        is_main = ctx.accelerator.is_main
+        if is_main and getattr(ctx.train_data, "persistent_workers", False):
+            warnings.warn(
+                "AutoResume cannot restore the random state of `persistent_workers`: a run that "
+                "goes on sees other augmentation than one that was never stopped.",
+                UserWarning,
+                stacklevel=2,
+            )
+        self._generators = generators_in(_generator_owners(ctx))
+        for name in DATA.values():
+            loader = getattr(ctx, name)
+            if loader is not None and _is_resumable(ctx) and draws_as_it_goes(loader):
+                setattr(ctx, name, ResumableLoader(loader))
+        at_exit(ctx, self._end)
+        self._listen(ctx)
+        # Before any callback's `on_fit_end`: the state is that after the last batch.
+        cut_short = Callback.from_functions(
+            weight=float("-inf"), on_interrupt=self._save_in_epoch, on_fit_end=self._save_in_epoch
+        )
+        ctx.callbacks = [cut_short, *ctx.callbacks]
+        own = self._read() if is_main else None
+        content = ctx.accelerator.broadcast(own)  # other machines may not see the file
+        if content is not None:
+            self._resume(ctx, content)
+        elif is_main:
+            make_folder(self._file.parent)
+
+    def on_epoch_begin(self, ctx: Context) -> None:
+        if self._resumes is not None and self._resumes["part"] == "valid":
+            self._train_data, ctx.train_data = ctx.train_data, None  # this epoch's is done
+
+    def on_train_begin(self, ctx: Context) -> None:
+        self._begin_part(ctx, "train")
+
+    def on_train_batch_end(self, ctx: Context) -> None:
+        self._done = ctx.iter
+        every = self.every_n_batches
+        if every is not None and ctx.iter % every == 0:
+            self._save(ctx)
+        elif not self._checked and _is_resumable(ctx):
+            self._content(ctx)  # what cannot be kept is an error at once, not after an epoch
+        self._checked = True
+
+    def on_valid_begin(self, ctx: Context) -> None:
+        if self._train_data is not None:
+            ctx.train_data, self._train_data = self._train_data, None
+        self._begin_part(ctx, "valid")
+
+    def on_valid_batch_end(self, ctx: Context) -> None:
+        self._done = ctx.iter
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        self._part, self._part_began = "epoch", None
+        self._save(ctx)
+
+    def on_fit_end(self, ctx: Context) -> None:
+        reason = internals(ctx).stop_reason or DONE[0]
+        if reason == TERMINATED:  # agreed on: all processes come here
+            self._terminated = any(ctx.accelerator.gather(self._terminated))
+        if reason in DONE and not self._terminated and ctx.accelerator.is_main:
+            self._file.unlink(missing_ok=True)
+
+    def _begin_part(self, ctx: Context, part: str) -> None:
+        self._part, self._done = part, 0
+        if self._resumes is not None:
+            self._part_began = self._resumes["began"]
+            self._restore_random(self._resumes["began"])
+        else:
+            self._part_began = self._random_state()
+
+    def _save_in_epoch(self, ctx: Context) -> None:
+        """Save a run that is stopped within an epoch, once."""
+        between_batches = self._part in ("train", "valid") and not internals(ctx).is_cut_short
+        if between_batches and self._resumes is None and _is_resumable(ctx):
+            self._save(ctx)
+        self._part = ""
+
+    def _content(self, ctx: Context) -> Values:
+        content = checkpoint_content(ctx)
+        states = ctx.accelerator.gather(self._random_state())
+        content["resume"] = {
+            "part": self._part,
+            # Not `ctx.iter`: the end of a worker process may come between a batch and its hooks.
+            "batches": self._done,
+            "stopped": internals(ctx).stop_reason,
+            "began": self._part_began,
+            "now": states[0],
+            "now_of_other_ranks": states[1:],
+            "run": run_state(ctx),
+            "data": _data_state(ctx),
+        }
+        return content
+
+    def _save(self, ctx: Context) -> None:
+        content = self._content(ctx)
+        if ctx.accelerator.is_main:
+            container.write(self._file, container.CHECKPOINT, content)
+
+    def _read(self) -> Values | None:
+        if not self._file.exists():
+            return None
+        content = read_checkpoint(self._file)
+        if not isinstance(content.get("resume"), dict):
+            raise LuzError(
+                f"{self.path} is a checkpoint without a place to go on from: it was not written by "
+                "AutoResume."
+            )
+        return content
+
+    def _resume(self, ctx: Context, content: Values) -> None:
+        check_fit(ctx, content, self.path)
+        place: Values = content["resume"]
+        part: str = place["part"]
+        if part != "epoch" and "trail" in place:
+            raise LuzError(
+                f"{self.path} was written in the middle of an epoch by luzpy 0.1.0, which this "
+                "version cannot go on with: finish the run with that version."
+            )
+        if part != "epoch" and not _is_resumable(ctx):
+            raise LuzError(
+                f"{self.path} was written by one process in the middle of an epoch, and can go on "
+                "in one process only."
+            )
+        states = [place["now"], *place.get("now_of_other_ranks", [])]
+        # Fewer processes may take larger batches.
+        same_batches = len(states) == ctx.accelerator.num_processes
+        _restore_data(ctx, place["data"], self.path, same_batches=same_batches)
+
+        def restore() -> None:
+            restore_checkpoint(ctx, content, self.path)
+            restore_run_state(ctx, place["run"])
+            rank = ctx.accelerator.process_index
+            if part != "epoch" and not place["batches"]:
+                self._restore_random(place["began"])
+            elif rank < len(states):  # the run may have had fewer processes
+                self._restore_random(states[rank])
+            ctx.iter = self._done = place["batches"]
+            self._resumes = None
+            if internals(ctx).stop_reason:  # stopped on the way: the file is still the state
+                self._part = ""
+
+        if ctx.verbose:
+            print(f"Resuming after {_described(content['epoch'], place)}, from {self.path}")
+        if part == "epoch":
+            ctx.epoch = content["epoch"]
+            restore()
+            if place.get("stopped") == EARLY:  # it was killed before it could return
+                ctx.stop(EARLY)
+            return
+        ctx.epoch, self._resumes = content["epoch"] - 1, place
+        name, label = ("train_data", "data") if part == "train" else ("valid_data", "valid_data")
+        loader = getattr(ctx, name)
+        if not isinstance(loader, ResumableLoader):
+            loader = ResumableLoader(loader)
+        loader.resume_at(place["batches"], label, restore, lambda: bool(internals(ctx).stop_reason))
+        setattr(ctx, name, loader)
+
+    def _listen(self, ctx: Context) -> None:
+        if not replaceable(signal.SIGTERM):
+            return
+
+        def told_to_end(signum: int, frame: FrameType | None) -> None:
+            self._terminated = True
+            ctx.stop(TERMINATED)
+            # Worker processes are told to end as well, and torch would raise in the middle of a
+            # step that one of them has.
+            child = getattr(signal, "SIGCHLD", None)
+            if child is not None and len(self._handlers) == 1 and replaceable(child):
+                self._handlers.append(replace_handler(child, _pass_over))
+
+        previous = signal.getsignal(signal.SIGTERM)
+        self._pass_on = previous if callable(previous) else None
+        self._handlers = [replace_handler(signal.SIGTERM, told_to_end)]
+
+    def _end(self) -> None:
+        for put_back in reversed(self._handlers):
+            put_back()
+        terminated, pass_on = self._terminated, self._pass_on
+        self._begin()
+        if terminated:
+            if pass_on is not None:
+                pass_on(signal.SIGTERM, None)
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def _random_state(self) -> Values:
+        """Every random state that the run's data and model draw from."""
+        own = {where: generator_state(g) for where, g in self._generators.items()}
+        return {"global": RandomState.current().to_primitives(), "own": own}
+
+    def _restore_random(self, state: Values) -> None:
+        for where, generator in self._generators.items():
+            if where in state["own"]:
+                set_generator_state(generator, state["own"][where])
+        RandomState.from_primitives(state["global"]).restore()
+
+    def __repr__(self) -> str:
+        return f"<luzpy.callbacks.AutoResume: {self.path}>"
+
+
+def _pass_over(signum: int, frame: FrameType | None) -> None:
+    return
+
+
+def _is_resumable(ctx: Context) -> bool:
+    """Whether the run can go on in the middle of an epoch."""
+    return getattr(ctx.train_data, "resumable", True)
+
+
+def _described(epoch: int, place: Values) -> str:
+    if place["part"] == "epoch":
+        return f"epoch {epoch}"
+    kind = "training" if place["part"] == "train" else "validation"
+    return f"{kind} batch {place['batches']} of epoch {epoch}"
+
+
+def _generator_owners(ctx: Context) -> Values:
+    """What may hold random generators of its own."""
+    owners: Values = {"train_data": ctx.train_data, "valid_data": ctx.valid_data}
+    for callback in ctx.callbacks:  # others may come and go
+        kind = type(callback).__name__
+        owners[f"callbacks.{kind}.{sum(kind in name for name in owners)}"] = callback
+    for name, part in named_parts(unwrapped(ctx.model)):
+        # Not the part itself, which holds its parents.
+        owners[f"model.{name}"] = {n: g for n, g in vars(part).items() if not n.startswith("_")}
+    return owners
+
+
+def _data_state(ctx: Context) -> Values:
+    """How many batches there are, and which rows luzpy has chosen."""
+    loaders = {kind: getattr(ctx, name) for kind, name in DATA.items()}
+    datasets = {kind: getattr(loader, "dataset", None) for kind, loader in loaders.items()}
+    return {
+        "batches": {kind: _batch_count(loader) for kind, loader in loaders.items()},
+        "rows": {n: torch.tensor(d.indices) for n, d in datasets.items() if isinstance(d, Split)},
+    }
+
+
+def _batch_count(loader: Any) -> int | None:
+    """The batches of all processes together."""
+    return None if loader is None else length_of(getattr(loader, "loader", loader))
+
+
+def _restore_data(ctx: Context, state: Values, path: Path, *, same_batches: bool) -> None:
+    """Take the rows that the run began with.
+
+    Raises:
+        LuzError: If the data are others.
+    """
+    own = _data_state(ctx)
+    for what, count in state["batches"].items() if same_batches else ():
+        if own["batches"][what] != count:
+            raise LuzError(
+                f"{path} does not fit the run: it was written with {count} {what} batches an "
+                f"epoch, this run has {own['batches'][what]}."
+            )
+    sizes = {name: len(rows) for name, rows in state["rows"].items()}
+    if sizes != {name: len(rows) for name, rows in own["rows"].items()}:
+        raise LuzError(f"{path} does not fit the run: `valid_data` was another part of the rows.")
+    for kind, name in DATA.items():
+        dataset = getattr(getattr(ctx, name), "dataset", None)
+        if isinstance(dataset, Split):
+            dataset.indices = state["rows"][kind].tolist()

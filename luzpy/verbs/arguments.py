@@ -1,0 +1,70 @@
+"""Checks of the arguments that `fit`, `evaluate`, `predict` and `lr_finder` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from luzpy.callbacks.mixed_precision import MixedPrecision
+from luzpy.callbacks.progress import is_interactive
+from luzpy.core.callback import Callback, check_callbacks
+from luzpy.distributed.accelerator import Accelerator
+from luzpy.ground.arguments import check_flag, is_whole
+from luzpy.ground.nested import is_sequence
+
+_DICT: Any = dict
+
+
+def with_defaults(
+    defaults: Sequence[type[Callback]],
+    callbacks: Sequence[Callback] | Callback | None,
+    accelerator: Accelerator,
+) -> list[Callback]:
+    """The default callbacks, then the user's; a default gives way to the user's own of its kind.
+
+    The accelerator's precision is one of the defaults.
+
+    Raises:
+        ValueError: If the accelerator and a callback ask for different precisions.
+    """
+    given = check_callbacks(callbacks)
+    missing = [default for default in defaults if not any(isinstance(c, default) for c in given)]
+    chosen = [*(default() for default in missing), *given]
+    dtype = accelerator.dtype
+    precision = next((c for c in given if isinstance(c, MixedPrecision)), None)
+    if dtype is None or accelerator.is_sharded:
+        return chosen
+    if precision is None:
+        return [MixedPrecision(dtype=dtype), *chosen]
+    if precision.dtype not in (None, dtype):
+        raise ValueError(
+            f"`mixed_precision` of the accelerator is {dtype}, and MixedPrecision of the "
+            f"callbacks {precision.dtype}: give one of them."
+        )
+    return chosen
+
+
+def check_epochs(epochs: Any) -> tuple[int, int]:
+    """`epochs` as (min_epochs, max_epochs)."""
+    rule = "`epochs` must be a whole number of at least 1, or a pair (min_epochs, max_epochs)"
+    pair = tuple(epochs) if is_sequence(epochs) else (0, epochs)
+    if len(pair) != 2 or not all(is_whole(n) for n in pair):
+        raise TypeError(f"{rule}, got {epochs!r}.")
+    if pair[1] < 1 or not 0 <= pair[0] <= pair[1]:
+        raise ValueError(f"{rule} with 0 <= min_epochs <= max_epochs, got {epochs!r}.")
+    return int(pair[0]), int(pair[1])
+
+
+def check_verbose(verbose: Any) -> bool:
+    """Whether to print; None asks whether somebody is watching."""
+    check_flag("verbose", verbose, optional=True)
+    return is_interactive() if verbose is None else verbose
+
+
+def check_options(options: Any) -> Mapping[str, Any] | None:
+    """`dataloader_options`, if they are a dict of DataLoader's arguments."""
+    if options is None or type(options) is _DICT:
+        return options
+    raise TypeError(
+        f"`dataloader_options` must be a dict of DataLoader's arguments, got {options!r}."
+    )

@@ -1,0 +1,128 @@
+"""`evaluate`: the loss and the metrics on other data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from luzpy.callbacks.metrics import Metrics
+from luzpy.callbacks.profile import Profile
+from luzpy.callbacks.progress import Progress
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, Internals
+from luzpy.core.loop import validate
+from luzpy.core.loss import build_loss
+from luzpy.core.modules import bound, in_eval_mode
+from luzpy.core.result import Result, check_fitted
+from luzpy.data.loader import Options, eval_loader
+from luzpy.distributed.accelerator import Accelerator, check_accelerator
+from luzpy.ground.records import Records, epoch_metrics, get_metrics, metrics_frame
+from luzpy.ground.types import Data
+from luzpy.metrics.metric_set import as_metric_set
+from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
+from luzpy.verbs.display import metric_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EVALUATE_DEFAULTS: tuple[type[Callback], ...] = (Profile, Metrics, Progress)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Evaluation:
+    """What `evaluate` found: `get_metrics()` gives the frame, `evaluation["loss"]` one value.
+
+    Attributes:
+        records: The metrics and timings, as plain dicts and lists.
+    """
+
+    records: Records
+
+    get_metrics = get_metrics
+
+    def __getitem__(self, metric: str) -> float:
+        """One metric's value.
+
+        Args:
+            metric: Its name, as `get_metrics` gives it: `evaluation["loss"]`.
+
+        Raises:
+            KeyError: If there is no such metric; it names those there are.
+        """
+        values = epoch_metrics(self.records, "valid")
+        if metric not in values:
+            raise KeyError(f"`metric` must be one of {', '.join(values)}, got {metric!r}.")
+        return values[metric]
+
+    def __repr__(self) -> str:
+        return "\n".join(["<Evaluation>", *metric_lines(epoch_metrics(self.records, "valid"))])
+
+    def _repr_html_(self) -> str:
+        return get_metrics(self).to_html(index=False)
+
+
+@get_metrics.register(Evaluation)
+def _(x: Evaluation) -> pd.DataFrame:
+    return metrics_frame(x.records)[["metric", "value"]]
+
+
+def evaluate(
+    fitted: Result,
+    data: Data,
+    metrics: Any = None,
+    callbacks: Sequence[Callback] | Callback | None = None,
+    accelerator: Accelerator | None = None,
+    verbose: bool | None = None,
+    *,
+    dataloader_options: Options | None = None,
+) -> Evaluation:
+    """Compute the loss and the metrics on `data`. Port of R luz's `evaluate()`.
+
+    Args:
+        fitted: A fitted model.
+        data: As in `fit`; every row is taken once, in order.
+        metrics: Metrics in place of those given to `setup`.
+        callbacks: Callbacks beside the defaults; the hooks of validation are called.
+        accelerator: Where to compute; the model is moved there.
+        verbose: Whether to print; by default in a terminal or notebook only.
+        dataloader_options: Passed to the DataLoader that is made of `data`; `batch_size=32`.
+
+    Returns:
+        The evaluation; `get_metrics()` gives it as a frame.
+
+    Raises:
+        ValueError: If there is no loss, or not one batch of data.
+        TypeError: If an argument is of the wrong type.
+        LuzError: If a callback cannot do its work.
+    """
+    check_fitted(fitted)
+    spec = fitted.spec
+    accelerator = check_accelerator(accelerator)
+    chosen_callbacks = with_defaults(EVALUATE_DEFAULTS, callbacks, accelerator)
+    loader = eval_loader(data, check_options(dataloader_options), name="data")
+    model = accelerator.prepare_model(fitted.model)
+    device = accelerator.device_of(model)
+    ctx = Context(
+        verbose=check_verbose(verbose) and accelerator.is_main,
+        accelerator=accelerator,
+        device=device,
+        model=model,
+        loss_fn=build_loss(spec, model, device),
+        valid_data=accelerator.prepare_loader(loader, name="data"),
+        epoch=1,
+        max_epochs=1,
+        training=False,
+        hparams=dict(fitted.hparams),
+        opt_hparams=dict(fitted.opt_hparams),
+        callbacks=list(chosen_callbacks),
+        internals=Internals(
+            metric_set=spec.metrics if metrics is None else as_metric_set(metrics),
+            opt_names=fitted.opt_names,
+        ),
+    )
+    with in_eval_mode(model), bound(ctx):
+        if not validate(ctx, name="data"):
+            ctx.call("on_valid_end")  # what was seen until then counts
+    return Evaluation(records=ctx.records)

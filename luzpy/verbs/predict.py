@@ -1,0 +1,114 @@
+"""`predict`: the model's output for new data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from luzpy.callbacks.progress import Progress
+from luzpy.core import loop
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context
+from luzpy.core.modules import in_eval_mode, unwrapped
+from luzpy.core.result import Result, check_fitted
+from luzpy.data.loader import Options, eval_loader
+from luzpy.distributed.accelerator import Accelerator, check_accelerator
+from luzpy.ground.arguments import check_flag
+from luzpy.ground.nested import is_mapping, is_sequence, to_device
+from luzpy.ground.types import Data
+from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
+
+CPU = torch.device("cpu")
+
+
+def predict(
+    fitted: Result,
+    newdata: Data,
+    callbacks: Sequence[Callback] | Callback | None = None,
+    accelerator: Accelerator | None = None,
+    verbose: bool | None = None,
+    *,
+    stack: bool = True,
+    dataloader_options: Options | None = None,
+) -> Any:
+    """Compute the model's output for `newdata`. Port of R luz's `predict()`.
+
+    The module's own `predict(input)` is used where it has one, else its `forward`. Of a batch
+    with several parts the first is the input: for a model of two inputs give `((x1, x2),)`.
+
+    Args:
+        fitted: A fitted model.
+        newdata: As `data` in `fit`; every row is taken once, in order.
+        callbacks: Callbacks beside the progress bar; the hooks of prediction are called.
+        accelerator: Where to compute; the model is moved there.
+        verbose: Whether to draw a bar; by default in a terminal or notebook only.
+        stack: Whether to join the batches' predictions along their first dimension.
+        dataloader_options: Passed to the DataLoader that is made of `newdata`; `batch_size=32`.
+
+    Returns:
+        The predictions, on the CPU: a tensor with as many rows as `newdata`, or a tuple or dict
+        of tensors where the model gives these. With `stack=False` a list, one entry a batch.
+
+    Raises:
+        ValueError: If there is nothing to predict on, or the predictions cannot be joined.
+        TypeError: If an argument is of the wrong type, or predictions are of a type that cannot
+            be joined.
+        LuzError: If a callback cannot do its work.
+    """
+    check_fitted(fitted)
+    check_flag("stack", stack)
+    accelerator = check_accelerator(accelerator)
+    chosen_callbacks = with_defaults((Progress,), callbacks, accelerator)
+    loader = eval_loader(newdata, check_options(dataloader_options), name="newdata")
+    loader = accelerator.prepare_loader(loader, name="newdata")
+    model = accelerator.prepare_model(fitted.model)
+    ctx = Context(
+        verbose=check_verbose(verbose) and accelerator.is_main,
+        accelerator=accelerator,
+        device=accelerator.device_of(model),
+        model=model,
+        data=loader,
+        training=False,
+        hparams=dict(fitted.hparams),
+        opt_hparams=dict(fitted.opt_hparams),
+        callbacks=list(chosen_callbacks),
+    )
+    function: Callable[[Any], Any] = getattr(unwrapped(model), "predict", model)
+    with in_eval_mode(model):
+        predictions = [
+            pred if type(pred) is torch.Tensor and pred.is_cpu else to_device(pred, CPU)
+            for pred in loop.predict(ctx, function)
+        ]
+    predictions = accelerator.gather_batches(predictions, loader)
+    return concat(predictions) if stack else predictions
+
+
+def concat(parts: list[Any]) -> Any:
+    """The predictions of all batches as one.
+
+    Raises:
+        ValueError: If their shapes differ in more than the number of rows.
+        TypeError: If they are not tensors, nor tuples, lists or dicts of tensors.
+    """
+    first = parts[0]
+    if isinstance(first, torch.Tensor):
+        if not first.ndim:
+            return torch.stack(parts)
+        try:
+            return torch.cat(parts)
+        except RuntimeError as err:
+            raise ValueError(
+                f"`stack` must be False for predictions that do not fit together: {err}"
+            ) from err
+    if is_mapping(first):
+        return {key: concat([part[key] for part in parts]) for key in first}
+    if is_sequence(first):
+        columns = [concat(list(column)) for column in zip(*parts, strict=True)]
+        if hasattr(first, "_fields"):
+            return type(parts[0])(*columns)
+        return columns if isinstance(first, list) else tuple(columns)
+    if first is None:
+        return None
+    raise TypeError(f"`stack` must be False for predictions of type {type(first).__name__}.")

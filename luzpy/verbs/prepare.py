@@ -1,0 +1,96 @@
+"""A run that has not begun: data, model, optimizers and loss in their places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from luzpy.core.build import build_model, build_optimizers
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, Internals
+from luzpy.core.loss import build_loss
+from luzpy.core.spec import Spec
+from luzpy.data.dataset import split_dataset
+from luzpy.data.loader import Options, eval_loader, resident, train_loader
+from luzpy.distributed.accelerator import Accelerator
+from luzpy.ground.arguments import is_number
+from luzpy.ground.types import Data, Loader
+
+
+def prepare_model(spec: Spec[Any], accelerator: Accelerator, run: int = 0) -> nn.Module:
+    """The model with its initial weights, where it is to be trained; alike in all processes."""
+    seed = accelerator.broadcast(spec.seed)
+    model = build_model(attrs.evolve(spec, seed=seed), spec.hparams, run)
+    return accelerator.prepare_model(model)
+
+
+def prepare_data(
+    data: Data, valid_data: Data, options: Options | None, device: torch.device
+) -> tuple[Loader, Loader | None]:
+    """The DataLoaders of a run, made of what the user gave."""
+    train_data = resident(data, device, options, name="data")
+    if is_number(valid_data) or isinstance(valid_data, bool):
+        train_data, valid = _split(train_data, valid_data)
+    else:
+        valid = resident(valid_data, device, options, name="valid_data")
+    loader = train_loader(train_data, options)
+    if valid is None:
+        return loader, None
+    return loader, eval_loader(valid, options, name="valid_data", beside_train=data)
+
+
+def prepare_fit(
+    spec: Spec[Any],
+    model: nn.Module,
+    train_data: Loader,
+    valid_data: Iterable[Any] | None,
+    *,
+    epochs: tuple[int, int],
+    callbacks: list[Callback],
+    accelerator: Accelerator,
+    verbose: bool,
+) -> Context:
+    """The context of a run that has not begun."""
+    device = accelerator.device_of(model)
+    optimizers = build_optimizers(spec, model, spec.opt_hparams)
+    loss_fn = build_loss(spec, model, device)
+    model = accelerator.prepare_training(model, optimizers)
+    loader = accelerator.prepare_train_loader(train_data)
+    ctx = Context(
+        verbose=verbose,
+        accelerator=accelerator,
+        device=device,
+        model=model,
+        optimizers=optimizers,
+        loss_fn=loss_fn,
+        data=loader,
+        train_data=loader,
+        valid_data=accelerator.prepare_loader(valid_data, name="valid_data"),
+        min_epochs=epochs[0],
+        max_epochs=epochs[1],
+        hparams=dict(spec.hparams),
+        opt_hparams=dict(spec.opt_hparams),
+        callbacks=list(accelerator.prepare_callbacks(callbacks)),
+        internals=Internals(metric_set=spec.metrics, opt_names=tuple(optimizers)),
+    )
+    if spec.backward is not None:
+        ctx.backward = spec.backward
+    return ctx
+
+
+def _split(data: Data, fraction: Any) -> tuple[Any, Any]:
+    if isinstance(fraction, bool) or not 0 < fraction < 1:
+        raise ValueError(
+            f"`valid_data` must be data, or a fraction between 0 and 1, got {fraction!r}."
+        )
+    if isinstance(data, DataLoader):
+        raise ValueError(
+            f"`valid_data` cannot be a fraction of a DataLoader, got {fraction!r}: give the "
+            "Dataset as `data`, or `valid_data` a DataLoader of its own."
+        )
+    return split_dataset(data, float(fraction))
