@@ -60,7 +60,7 @@ class Spec(Generic[R]):
 
     def result(self, **fields: Any) -> R:
         """What a fit of this specification returns."""
-        raise NotImplementedError
+        raise NotImplementedError  # one that was read from a file is evaluated, not fitted
 
     def __reduce__(self) -> Any:  # a mapping that is read-only has no pickle of its own
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}

@@ -8,6 +8,7 @@ from typing import Any, Self, final
 
 import torch
 
+from luzpy.ground.arguments import check_choice, check_flag, is_whole
 from luzpy.metrics.metric import Metric
 from luzpy.metrics.roc import areas, counted, exact_area
 from luzpy.metrics.shapes import aligned
@@ -28,8 +29,7 @@ class _AUROC(Metric):
         from_logits: bool = False,
     ) -> None:
         self.thresholds = _thresholds(num_thresholds, thresholds)
-        if from_logits is not True and from_logits is not False:
-            raise TypeError(f"`from_logits` must be True or False, got {from_logits!r}.")
+        check_flag("from_logits", from_logits)
         self.from_logits = from_logits
         self.reset()
 
@@ -175,10 +175,7 @@ class MulticlassAUROC(_AUROC):
         average: str = "micro",
     ) -> None:
         super().__init__(num_thresholds, thresholds, from_logits)
-        if average not in AVERAGES:
-            raise ValueError(
-                f"`average` must be one of {', '.join(map(repr, AVERAGES))}, got {average!r}."
-            )
+        check_choice("average", average, AVERAGES)
         self.average = average
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
@@ -214,7 +211,7 @@ def _thresholds(count: Any, given: Iterable[float] | None) -> torch.Tensor | Non
             raise ValueError(f"`thresholds` must be numbers in [0, 1], got {inner!r}.")
     elif count is None:
         return None
-    elif isinstance(count, bool) or not isinstance(count, int):
+    elif not is_whole(count):
         raise TypeError(f"`num_thresholds` must be a whole number or None, got {count!r}.")
     elif count <= 1:
         raise ValueError(f"`num_thresholds` must be at least 2, got {count!r}.")

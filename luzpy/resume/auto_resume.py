@@ -260,8 +260,8 @@ class AutoResume(Callback):
         if part == "epoch":
             ctx.epoch = content["epoch"]
             restore()
-            if place.get("stopped") == EARLY:  # it was killed before it could return
-                ctx.stop(EARLY)
+            if place.get("stopped") == EARLY:  # killed before it could return; all processes know
+                internals(ctx).stop_reason = EARLY
             return
         ctx.epoch, self._resumes = content["epoch"] - 1, place
         name, label = ("train_data", "data") if part == "train" else ("valid_data", "valid_data")

@@ -186,6 +186,41 @@ def stopped_early():
     return outcome(fitted)
 
 
+class EndsHere(Exception):
+    pass
+
+
+@scenario("one two")
+def killed_after_stopping_early():
+    path = FOLDER / f"after-early-{SIZE}.pt"
+
+    def end(ctx):
+        raise EndsHere
+
+    def run(*callbacks):
+        stopping = luz.callbacks.EarlyStopping("train_loss", baseline=0)
+        kept = [stopping, luz.callbacks.AutoResume(path), *callbacks]
+        return fit(rows(), None, 5, callbacks=kept, loader=options())
+
+    torch.manual_seed(5)
+    unbroken = run()
+    torch.manual_seed(5)
+    with contextlib.suppress(EndsHere):
+        run(luz.Callback.from_functions(on_fit_end=end))
+    resumed = run()
+    return {
+        "stopped": resumed.stopped,
+        "epochs": len(resumed.records["metrics"]["train"]),
+        "same": torch.equal(weights(resumed), weights(unbroken)),
+    }
+
+
+@pytest.mark.parametrize("run", ["one", "two"])
+def test_a_run_killed_after_stopping_early_trains_no_more(ranks, run):
+    for found in ranks(killed_after_stopping_early, run):
+        assert found == {"stopped": "early stopping", "epochs": 1, "same": True}
+
+
 def trained(path, on_epoch_begin=None, batch_size=6):
     """Six rows a batch and rank on any number of ranks: it is one and the same script."""
 
