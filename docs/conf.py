@@ -55,6 +55,7 @@ html_sidebars: dict[str, list[str]] = {
         "step-cost",
         "reliability",
         "from-r",
+        "stability",
         "changelog",
         "search",
         "genindex",
