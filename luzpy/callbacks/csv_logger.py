@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
@@ -14,6 +14,7 @@ from luzpy.files.atomic import real_path, written_atomically
 from luzpy.ground.errors import LuzError
 from luzpy.ground.records import SETS, epoch_metrics
 
+Row = dict[str, object]
 KEYS = ("epoch", "set")
 
 
@@ -43,7 +44,7 @@ class CSVLogger(Callback):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         real_path(path)
         self.path: Path = Path(path).expanduser()
-        self._rows: list[dict[str, Any]] | None = None
+        self._rows: list[Row] | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
         self._rows = None
@@ -61,7 +62,7 @@ class CSVLogger(Callback):
     def __repr__(self) -> str:
         return f"<luzpy.callbacks.CSVLogger: {self.path}>"
 
-    def _rows_before(self, epoch: int) -> list[dict[str, Any]]:
+    def _rows_before(self, epoch: int) -> list[Row]:
         """The file's rows of earlier epochs."""
         if not self.path.exists():
             return []
@@ -73,10 +74,12 @@ class CSVLogger(Callback):
                     f"`path` must be a file that CSVLogger wrote, to go on with it, got "
                     f"{str(self.path)!r} with the columns {columns}."
                 )
-            return [row for row in reader if row["epoch"].isdecimal() and int(row["epoch"]) < epoch]
+            return [
+                {**row} for row in reader if row["epoch"].isdecimal() and int(row["epoch"]) < epoch
+            ]
 
 
-def _as_csv(rows: list[dict[str, Any]]) -> str:
+def _as_csv(rows: list[Row]) -> str:
     """The rows below a header of all their columns; what a row lacks is left blank."""
     columns = list(dict.fromkeys(name for row in ({**dict.fromkeys(KEYS)}, *rows) for name in row))
     text = io.StringIO()
@@ -86,8 +89,8 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _epoch_rows(ctx: Context) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def _epoch_rows(ctx: Context) -> list[Row]:
+    rows: list[Row] = []
     for set in SETS:
         metrics = epoch_metrics(ctx.records, set, ctx.epoch)
         if metrics:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast, final
+from collections.abc import Callable
+from typing import final
 
 import torch
 
@@ -55,7 +56,9 @@ class CutMix(Mixing):
         # torchvision mixes one-hot labels. With the items' own numbers as labels these say who was
         # mixed with whom, and by how much, whatever the targets are.
         numbers = torch.arange(items, device=x.device)
-        mixed, shares = cast(Any, v2.CutMix(alpha=self.alpha, num_classes=items))(x, numbers)
+        mixer: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+        mixer = v2.CutMix(alpha=self.alpha, num_classes=items)
+        mixed, shares = mixer(x, numbers)
         own = shares.diagonal()
         other = (shares - torch.diag(own)).argmax(1)
         return mixed, ((y, y[other.to(y.device)]), 1 - own)

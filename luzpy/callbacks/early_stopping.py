@@ -7,7 +7,7 @@ from typing import final
 from luzpy.callbacks.monitor import Monitor
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
-from luzpy.ground.arguments import check_number
+from luzpy.ground.arguments import check_count, check_number
 from luzpy.ground.types import Values
 
 
@@ -23,12 +23,13 @@ class EarlyStopping(Callback):
         monitor: `"<set>_<metric>"`, for example `"valid_loss"` or `"train_acc"`.
         min_delta: An improvement must be larger than this.
         patience: How many epochs in a row may pass without improvement.
-        mode: `"min"`, `"max"` or `"zero"`: which way is better.
+        mode: `"min"`, `"max"` or `"zero"` (closer to zero): which way is better. None: the metric's
+            `higher_is_better` says it.
         baseline: What the first epoch has to improve on, if anything.
 
     Raises:
         ValueError: If an argument is out of bounds.
-        LuzError: In a run: if there is no such quantity.
+        LuzError: In a run: if there is no such quantity, or nobody knows which way is better.
 
     Examples:
         >>> import luzpy as luz
@@ -43,11 +44,11 @@ class EarlyStopping(Callback):
         monitor: str = "valid_loss",
         min_delta: float = 0,
         patience: int = 0,
-        mode: str = "min",
+        mode: str | None = None,
         baseline: float | None = None,
     ) -> None:
         self.monitor: Monitor = Monitor(monitor, mode, min_delta)
-        check_number("patience", patience, minimum=0)
+        check_count("patience", patience, minimum=0)
         if baseline is not None:
             check_number("baseline", baseline)
         self.patience = patience
@@ -63,8 +64,8 @@ class EarlyStopping(Callback):
         self._begin()
 
     def on_epoch_end(self, ctx: Context) -> None:
-        value = self.monitor.value(ctx)
-        if self.monitor.improved(value, self.current_best):
+        value, improved = self.monitor.look(ctx, self.current_best)
+        if improved:
             self.current_best = value
             self.patience_counter = 0
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 from torch.nn.utils import clip_grad_norm_
 
@@ -36,7 +36,10 @@ class GradientClip(Callback):
 
     def __init__(self, max_norm: float = 1, norm_type: float = 2) -> None:
         check_number("max_norm", max_norm, minimum=0)
-        _check_norm_type(norm_type)
+        if not is_number(norm_type):
+            raise TypeError(f"`norm_type` must be a number, got {norm_type!r}.")
+        if not norm_type > 0:
+            raise ValueError(f"`norm_type` must be positive, got {norm_type!r}.")
         self.max_norm = max_norm
         self.norm_type = norm_type
 
@@ -48,10 +51,3 @@ class GradientClip(Callback):
             f"<luzpy.callbacks.GradientClip: max_norm {self.max_norm:g}, "
             f"norm_type {self.norm_type:g}>"
         )
-
-
-def _check_norm_type(norm_type: Any) -> None:
-    if not is_number(norm_type):
-        raise TypeError(f"`norm_type` must be a number, got {norm_type!r}.")
-    if not norm_type > 0:
-        raise ValueError(f"`norm_type` must be positive, got {norm_type!r}.")

@@ -22,23 +22,24 @@ class KeepBestModel(Callback):
 
     Args:
         monitor: The quantity that says which epoch is the best, for example `"valid_loss"`.
-        mode: `"min"`, `"max"` or `"zero"`: which way is better.
+        mode: `"min"`, `"max"` or `"zero"` (closer to zero): which way is better. None: the metric's
+            `higher_is_better` says it.
         min_delta: An improvement must be larger than this.
 
     Raises:
         ValueError: If an argument is out of bounds.
-        LuzError: In a run: if there is no such quantity.
+        LuzError: In a run: if there is no such quantity, or nobody knows which way is better.
 
     Examples:
         >>> import luzpy as luz
-        >>> luz.callbacks.KeepBestModel(monitor="valid_acc", mode="max")
+        >>> luz.callbacks.KeepBestModel(monitor="valid_acc")
         <luzpy.callbacks.KeepBestModel: valid_acc>
     """
 
     weight: float = float("inf")
 
     def __init__(
-        self, monitor: str = "valid_loss", mode: str = "min", min_delta: float = 0
+        self, monitor: str = "valid_loss", mode: str | None = None, min_delta: float = 0
     ) -> None:
         self.monitor: Monitor = Monitor(monitor, mode, min_delta)
         self._begin()
@@ -52,8 +53,8 @@ class KeepBestModel(Callback):
         self._begin()
 
     def on_epoch_end(self, ctx: Context) -> None:
-        value = self.monitor.value(ctx)
-        if self.monitor.improved(value, self.current_best):
+        value, improved = self.monitor.look(ctx, self.current_best)
+        if improved:
             self.current_best = value
             state = ctx.accelerator.full_state(unwrapped(ctx.model).state_dict())
             self._best = to_cpu_copy(state)

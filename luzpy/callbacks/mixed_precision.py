@@ -66,7 +66,7 @@ class MixedPrecision(Callback):
         self.grad_scaler_options = grad_scaler_options
         self.scaler: torch.amp.GradScaler | None = None
         self._gradients: _Gradients | None = None
-        self._step: Callable[[torch.optim.Optimizer], Any] | None = None
+        self._step: Callable[[torch.optim.Optimizer], object] | None = None
         self._scaled = self._unscaled = self._stepped = self._finite = False
 
     def on_fit_begin(self, ctx: Context) -> None:

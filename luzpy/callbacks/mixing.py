@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, final
+from typing import final
 
 import torch
 
@@ -12,7 +11,15 @@ from luzpy.core.callback import Callback
 from luzpy.core.context import Context
 from luzpy.ground.arguments import check_flag, check_number
 from luzpy.ground.types import Batch
-from luzpy.nn.mixup import MixedTarget, MixupLoss, batch_items, is_mixed, mixed_loss, unreduced
+from luzpy.nn.mixup import (
+    Loss,
+    MixedTarget,
+    MixupLoss,
+    batch_items,
+    is_mixed,
+    mixed_loss,
+    unreduced,
+)
 
 
 class Mixing(Callback, ABC):
@@ -70,7 +77,7 @@ class Mixing(Callback, ABC):
 class _AutoLoss:
     """`loss`, item by item where targets are mixed, and its mean where they are not."""
 
-    def __init__(self, loss: Callable[[Any, Any], torch.Tensor]) -> None:
+    def __init__(self, loss: Loss) -> None:
         self.loss = loss
         self.unreduced = unreduced(loss)
 

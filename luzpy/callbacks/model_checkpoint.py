@@ -30,13 +30,15 @@ class ModelCheckpoint(Callback):
             `str.format` with exactly these fields: `epoch`, `monitor_name`, `monitor`.
         monitor: The quantity that says which epoch is the best, for example `"valid_loss"`.
         save_best_only: Whether to write only when it has improved.
-        mode: `"min"`, `"max"` or `"zero"`: which way is better.
+        mode: `"min"`, `"max"` or `"zero"` (closer to zero): which way is better. None: the metric's
+            `higher_is_better` says it.
         min_delta: An improvement must be larger than this.
 
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of bounds, or the template has another field.
-        LuzError: In a run: if there is no such quantity, or the file cannot be written.
+        LuzError: In a run: if there is no such quantity, nobody knows which way is better, or the
+            file cannot be written.
 
     Examples:
         >>> import luzpy as luz
@@ -49,7 +51,7 @@ class ModelCheckpoint(Callback):
         path: str | os.PathLike[str],
         monitor: str = "valid_loss",
         save_best_only: bool = False,
-        mode: str = "min",
+        mode: str | None = None,
         min_delta: float = 0,
     ) -> None:
         real_path(path)
@@ -67,8 +69,7 @@ class ModelCheckpoint(Callback):
         self.current_best = None
 
     def on_epoch_end(self, ctx: Context) -> None:
-        value = self.monitor.value(ctx)
-        improved = self.monitor.improved(value, self.current_best)
+        value, improved = self.monitor.look(ctx, self.current_best)
         if improved:
             self.current_best = value
         if improved or not self.save_best_only:

@@ -6,10 +6,11 @@ import math
 
 import attrs
 
-from luzpy.core.context import Context
+from luzpy.core.context import Context, internals
 from luzpy.ground.arguments import check_choice, check_number
 from luzpy.ground.errors import LuzError
 from luzpy.ground.records import epoch_metrics
+from luzpy.metrics.direction import directions, owner_of
 
 MODES = ("min", "max", "zero")
 
@@ -20,7 +21,7 @@ class Monitor:
 
     Args:
         name: The set up to the first `_`, then the metric's `abbrev`, in upper or lower case.
-        mode: `"min"`, `"max"` or `"zero"` (closer to zero is better).
+        mode: `"min"`, `"max"` or `"zero"` (closer to zero is better). None: the metric is asked.
         min_delta: An improvement must be larger than this.
 
     Raises:
@@ -28,7 +29,7 @@ class Monitor:
     """
 
     name: str
-    mode: str = "min"
+    mode: str | None = None
     min_delta: float = 0.0
     set: str = attrs.field(init=False)
     metric: str = attrs.field(init=False)
@@ -40,7 +41,8 @@ class Monitor:
                 "`monitor` must be 'train_<metric>' or 'valid_<metric>', for example "
                 f"'valid_loss', got {self.name!r}."
             )
-        check_choice("mode", self.mode, MODES)
+        if self.mode is not None:
+            check_choice("mode", self.mode, MODES)
         check_number("min_delta", self.min_delta, minimum=0)
         object.__setattr__(self, "set", split)
         object.__setattr__(self, "metric", metric.lower())
@@ -49,13 +51,30 @@ class Monitor:
         """Fail at the start of a run that can never have the quantity.
 
         Raises:
-            LuzError: If there is no validation data to watch.
+            LuzError: If there is no validation data to watch, or the metric does not say which way
+                is better.
         """
         if self.set == "valid" and ctx.valid_data is None:
             raise LuzError(
                 f"`monitor` is {self.name!r}, but there is no `valid_data`; give some, or monitor "
                 f"'train_{self.metric}'."
             )
+        if self.mode is None and self.metric in (known := self._directions(ctx)):
+            self._mode(known[self.metric])
+
+    def look(self, ctx: Context, best: float | None) -> tuple[float, bool]:
+        """The quantity in this epoch, and whether it is better than `best`.
+
+        Raises:
+            LuzError: If there is none of that name, or nobody knows which way is better.
+        """
+        value, monitor = self.value(ctx), self
+        if self.mode is None:
+            known = self._directions(ctx)
+            rows = epoch_metrics(ctx.records, self.set, ctx.epoch)
+            owner = owner_of(self.metric, known, rows)
+            monitor = attrs.evolve(self, mode=self._mode(known[owner] if owner else None))
+        return value, monitor.improved(value, best)
 
     def value(self, ctx: Context) -> float:
         """The quantity in this epoch; of several processes the main one's, for all decide alike.
@@ -83,3 +102,14 @@ class Monitor:
         if self.mode == "max":
             return new > best + self.min_delta
         return abs(new) < abs(best) - self.min_delta
+
+    def _directions(self, ctx: Context) -> dict[str, bool | None]:
+        return directions(getattr(internals(ctx).metric_set, self.set, ()))
+
+    def _mode(self, higher_is_better: bool | None) -> str:
+        if not isinstance(higher_is_better, bool):
+            raise LuzError(
+                f"`mode` must be 'min', 'max' or 'zero' for {self.name!r}, of which no metric's "
+                "`higher_is_better` says which way is better, got None."
+            )
+        return "max" if higher_is_better else "min"

@@ -6,7 +6,7 @@ import shutil
 import sys
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, final
+from typing import TYPE_CHECKING, NoReturn, final
 
 from luzpy.callbacks.metrics import computed
 from luzpy.core.callback import Callback
@@ -15,6 +15,9 @@ from luzpy.data.dataset import length_of
 from luzpy.ground.records import epoch_metrics
 from luzpy.ground.types import Values
 from luzpy.metrics.values import format_value
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
 
 REFRESH_SECONDS = 0.1
 # Live metrics may take at most this share of the time: one that is slow to compute is shown less
@@ -45,7 +48,7 @@ class Progress(Callback):
     """
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        self._bar: tqdm[NoReturn] | None = None
         self._title = ""
         self._began = 0.0
         self._count = 0
@@ -136,7 +139,7 @@ class Progress(Callback):
             self._bar = None
 
 
-def open_bar(title: str, total: int | None) -> Any:
+def open_bar(title: str, total: int | None) -> tqdm[NoReturn]:
     """A tqdm bar, for the terminal or the notebook, that vanishes when closed."""
     from tqdm.auto import tqdm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
@@ -14,6 +14,7 @@ from luzpy.files.atomic import real_path
 from luzpy.files.checkpoint import read_checkpoint, restore_checkpoint
 from luzpy.ground.arguments import check_flag
 from luzpy.ground.errors import LuzError
+from luzpy.ground.types import Values
 
 
 @final
@@ -92,7 +93,7 @@ class ResumeFromCheckpoint(Callback):
             part = content.get("resume", {}).get("part", "epoch")
             ctx.epoch = content["epoch"] - (part != "epoch")
 
-    def _read(self) -> tuple[Path | None, Any]:
+    def _read(self) -> tuple[Path | None, Values | None]:
         """The checkpoint and where it was, or None for its content where there is none."""
         place = real_path(self.path)
         if place.is_dir():
@@ -103,7 +104,7 @@ class ResumeFromCheckpoint(Callback):
         return f"<luzpy.callbacks.ResumeFromCheckpoint: {self.path}>"
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, Any]:
+def newest_checkpoint(folder: Path) -> tuple[Path | None, Values | None]:
     """The checkpoint of the latest epoch in `folder`, and where it is; the last written of several.
 
     Files are only looked into to find it: it alone is read whole.

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 
@@ -14,6 +14,7 @@ from luzpy.core.callback import Callback
 from luzpy.core.context import Context, at_exit
 from luzpy.core.modules import unwrapped
 from luzpy.files.atomic import real_path
+from luzpy.ground.nested import is_sequence
 from luzpy.ground.records import SETS, epoch_metrics
 from luzpy.ground.types import Values
 
@@ -55,7 +56,7 @@ class TFEvents(Callback):
             raise ImportError("TFEvents needs TensorBoard: pip install 'luzpy[tensorboard]'.")
         real_path(logdir, "logdir")
         self.logdir: Path = Path(logdir).expanduser()
-        self.histograms: Any = _checked_histograms(histograms)
+        self.histograms: bool | list[str] = _checked_histograms(histograms)
         self._writers: Values = {}
 
     def on_fit_begin(self, ctx: Context) -> None:
@@ -101,7 +102,7 @@ class TFEvents(Callback):
 
         if run not in self._writers:
             # Made at the first event: only then is it known whether the run was resumed.
-            purge: Any = epoch if epoch > 1 else None
+            purge = epoch if epoch > 1 else None
             self._writers[run] = SummaryWriter(str(self.logdir / run), purge_step=purge)
         return self._writers[run]
 
@@ -110,13 +111,11 @@ class TFEvents(Callback):
             self._writers.popitem()[1].close()
 
 
-def _checked_histograms(histograms: Any) -> Any:
+def _checked_histograms(histograms: object) -> bool | list[str]:
     if isinstance(histograms, bool):
         return histograms
-    if isinstance(histograms, (list, tuple)):
-        names = list(cast("list[Any]", histograms))
-        if all(isinstance(name, str) for name in names):
-            return names
+    if is_sequence(histograms) and all(isinstance(name, str) for name in histograms):
+        return list(histograms)
     raise TypeError(
         f"`histograms` must be True, False or a list of parameters' names, got {histograms!r}."
     )

@@ -21,13 +21,14 @@ from luzpy.metrics.metric import (
 class FunctionMetric(Metric):
     """A plain function `(preds, target) -> number`, averaged over samples."""
 
-    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, function: Callable[[Batch, Batch], Any]) -> None:
         self.function = function
         self.abbrev: str = getattr(function, "__name__", type(function).__name__)
+        self.higher_is_better = getattr(function, "higher_is_better", None)
         self.reset()
 
     def reset(self) -> None:
-        self.total: Any = 0.0
+        self.total: torch.Tensor | float = 0.0
         self.rows: int = 0
 
     def update(self, preds: Batch, target: Batch) -> None:
@@ -39,8 +40,9 @@ class FunctionMetric(Metric):
         return float(self.total) / self.rows if self.rows else float("nan")
 
     def merge(self, others: Sequence[Self]) -> None:
-        self.total = sum((other.total for other in others), self.total)
-        self.rows += sum(other.rows for other in others)
+        for other in others:
+            self.total = self.total + other.total
+            self.rows += other.rows
 
     def state_dict(self) -> Values:
         return {"total": self.total, "rows": self.rows}  # not the function, whatever it is
@@ -56,6 +58,7 @@ class TorchMetric(Metric):
         self.metric = metric
         # The rows of a MetricCollection have the names that it gives them.
         self.abbrev: str = "" if hasattr(metric, "items") else type(metric).__name__
+        self.higher_is_better = getattr(metric, "higher_is_better", None)
         self._device: torch.device | None = None
 
     def reset(self) -> None:
@@ -71,7 +74,7 @@ class TorchMetric(Metric):
         self.metric.to(device)
         self._device = device
 
-    def compute(self) -> Any:
+    def compute(self) -> object:
         return self.metric.compute()
 
     def state_dict(self) -> Values:
@@ -81,7 +84,7 @@ class TorchMetric(Metric):
         load_torchmetrics_state(self.metric, state)
 
 
-def as_metric(given: Any) -> Metric:
+def as_metric(given: object) -> Metric:
     """Make a `Metric` of what a user gave.
 
     Raises:

@@ -1,75 +1,82 @@
-"""Areas under the ROC curve."""
+"""Areas under the ROC curve: torchmetrics' where they are exact, else from counts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Self, final
+from typing import Self, final
 
 import torch
 
-from luzpy.ground.arguments import check_choice, check_flag, is_whole
+from luzpy.ground.arguments import check_choice, check_count, check_flag
 from luzpy.metrics.metric import Metric
-from luzpy.metrics.roc import areas, counted, exact_area
-from luzpy.metrics.shapes import aligned
+from luzpy.metrics.shapes import ROUNDING, aligned
 
 AVERAGES = ("micro", "macro", "weighted", "none")
-ROUNDING = 1e-5  # how far probabilities may lie outside of [0, 1]
 
 
 class _AUROC(Metric):
     """Columns of scores, each with rows that are of its class and rows that are not."""
 
     abbrev = "AUC"
+    higher_is_better = True
 
     def __init__(
         self,
-        num_thresholds: int | None = 200,
+        num_thresholds: int | None = None,
         thresholds: Iterable[float] | None = None,
         from_logits: bool = False,
     ) -> None:
-        self.thresholds = _thresholds(num_thresholds, thresholds)
+        check_count("num_thresholds", num_thresholds, minimum=2, optional=True)
         check_flag("from_logits", from_logits)
+        self.thresholds: torch.Tensor | None = None
+        if thresholds is not None:
+            given = sorted(map(float, thresholds))
+            if not given or given[0] < 0 or given[-1] > 1:
+                raise ValueError(f"`thresholds` must be numbers in [0, 1], got {given!r}.")
+            self.thresholds = torch.tensor(given)
+        elif num_thresholds is not None:  # the outermost are the ends of the curve
+            self.thresholds = torch.arange(1, num_thresholds - 1) / (num_thresholds - 1)
         self.from_logits = from_logits
         self.reset()
 
     def reset(self) -> None:
         self.columns: int = 0
-        self.counts: Any = 0
+        self.faults: torch.Tensor | bool = False
+        self.counts: torch.Tensor | int = 0  # (columns, 2, intervals between thresholds)
         self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []  # where there are no thresholds
-        self.faults: Any = False
 
     def merge(self, others: Sequence[Self]) -> None:
         for other in others:
             self.columns = self.columns or other.columns
+            self.faults = self.faults | other.faults
             self.counts = self.counts + other.counts
             self.kept = self.kept + other.kept
-            self.faults = self.faults | other.faults
 
     def _add(self, scores: torch.Tensor, positive: torch.Tensor, known: torch.Tensor) -> None:
         """Take in one batch: scores, whether they are of the class, which targets are classes."""
-        columns = scores.shape[1]
-        if self.columns not in (0, columns):
+        if self.columns not in (0, scores.shape[1]):
             raise ValueError(
-                f"`preds` must have the same classes in every batch, {self.columns}, got {columns}."
+                f"`preds` must have the same classes in every batch, {self.columns}, got "
+                f"{scores.shape[1]}."
             )
-        self.columns = columns
+        self.columns = scores.shape[1]
         inside = scores if self.from_logits else scores.clamp(0, 1)
         outside = (scores - inside).abs() > ROUNDING
-        faults = torch.stack((outside.any(), ~known.all(), scores.isnan().any()))
-        self.faults = self.faults | faults
+        self.faults = self.faults | torch.stack((outside.any(), ~known.all(), scores.isnan().any()))
         if self.thresholds is None:
             self.kept.append((inside, positive))
         else:
-            if self.thresholds.device != scores.device:
-                self.thresholds = self.thresholds.to(scores.device)
+            self.thresholds = self.thresholds.to(scores.device)
             intervals = torch.bucketize(inside.contiguous(), self.thresholds, right=True)
-            self.counts = self.counts + counted(intervals, positive, len(self.thresholds) + 1)
+            self.counts = self.counts + _counted(intervals, positive, len(self.thresholds) + 1)
 
     def _areas(self, pooled: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """The areas of the columns, or of all as one, and how many rows are of each class."""
         columns = 1 if pooled else self.columns or 1
-        outside, unknown, missing = self.faults.tolist() if self.columns else (False, False, True)
+        outside, unknown, missing = False, False, True  # before the first batch
+        if isinstance(self.faults, torch.Tensor):
+            outside, unknown, missing = map(bool, self.faults.cpu())
         if outside:
             raise ValueError(
                 "`preds` must be probabilities in [0, 1], got others: are they logits? Then say "
@@ -82,29 +89,33 @@ class _AUROC(Metric):
             )
         if missing:
             return torch.full((columns,), math.nan), torch.ones(columns)
-        if self.thresholds is not None:
+        if isinstance(self.counts, torch.Tensor):
             counts = self.counts.sum(0, keepdim=True) if pooled else self.counts
-            return areas(counts), counts[:, 1].sum(1).cpu()
-        scores = torch.cat([scores for scores, _ in self.kept]).reshape(-1, columns)
-        positive = torch.cat([positive for _, positive in self.kept]).reshape(-1, columns)
-        each = map(exact_area, scores.unbind(1), positive.unbind(1))
-        return torch.cat(tuple(each)), positive.sum(0).cpu()
+            others, own = counts.cpu().double().unbind(1)
+            # Of all pairs those where the row of the class lies higher; in one interval: half.
+            pairs = (own * (others.cumsum(1) - others / 2)).sum(1)
+            return pairs / (own.sum(1) * others.sum(1)), own.sum(1)
+        scores, positive = (
+            torch.cat(parts).reshape(-1, columns) for parts in zip(*self.kept, strict=True)
+        )
+        areas = map(_exact_area, scores.unbind(1), positive.unbind(1))
+        return torch.tensor(list(areas)), positive.sum(0).cpu()
 
 
 @final
 class BinaryAUROC(_AUROC):
     """The area under the ROC curve of a binary classifier.
 
-    Rows are counted between a number of thresholds, so that no predictions need be kept; there the
-    curve is a straight line (R luz takes steps). With one class only the area is not defined: NaN.
-    Port of R luz's `luz_metric_binary_auroc()`.
+    It is exact, for which all predictions of an epoch are kept, unless there are thresholds:
+    between these rows are only counted, and the curve is a straight line (R luz has 200, and takes
+    steps). With one class only the area is not defined: NaN. Port of R luz's
+    `luz_metric_binary_auroc()`.
 
     `preds` and `target` have the same shape, or differ by dimensions of length 1; targets are 0 or
     1, as integers, floats or booleans.
 
     Args:
-        num_thresholds: How many thresholds, evenly spaced in [0, 1]. None: the exact area, for
-            which all predictions are kept.
+        num_thresholds: How many thresholds, evenly spaced in [0, 1]. None: the exact area.
         thresholds: The thresholds themselves, in place of `num_thresholds`.
         from_logits: Whether `preds` are logits, which a sigmoid makes probabilities.
 
@@ -145,8 +156,8 @@ class MulticlassAUROC(_AUROC):
     average over it.
 
     Args:
-        num_thresholds: How many thresholds, evenly spaced in [0, 1]. None: the exact areas, for
-            which all predictions are kept.
+        num_thresholds: How many thresholds, evenly spaced in [0, 1], as for `BinaryAUROC`. None:
+            the exact areas.
         thresholds: The thresholds themselves, in place of `num_thresholds`.
         from_logits: Whether `preds` are logits, which a softmax makes probabilities.
         average: `"micro"`: one area, over all classes' rows as if they were one binary problem.
@@ -169,7 +180,7 @@ class MulticlassAUROC(_AUROC):
 
     def __init__(
         self,
-        num_thresholds: int | None = 200,
+        num_thresholds: int | None = None,
         thresholds: Iterable[float] | None = None,
         from_logits: bool = False,
         average: str = "micro",
@@ -203,18 +214,25 @@ class MulticlassAUROC(_AUROC):
         return float(each.mean())
 
 
-def _thresholds(count: Any, given: Iterable[float] | None) -> torch.Tensor | None:
-    """The thresholds in order, without those at the ends of the curve."""
-    if given is not None:
-        inner = sorted(float(threshold) for threshold in given)
-        if not inner or inner[0] < 0 or inner[-1] > 1:
-            raise ValueError(f"`thresholds` must be numbers in [0, 1], got {inner!r}.")
-    elif count is None:
-        return None
-    elif not is_whole(count):
-        raise TypeError(f"`num_thresholds` must be a whole number or None, got {count!r}.")
-    elif count <= 1:
-        raise ValueError(f"`num_thresholds` must be at least 2, got {count!r}.")
-    else:
-        inner = [i / (count - 1) for i in range(1, count - 1)]
-    return torch.tensor(inner, dtype=torch.float32)
+def _counted(intervals: torch.Tensor, positive: torch.Tensor, size: int) -> torch.Tensor:
+    """How many rows of each column, not of its class and of it, lie in each of `size` intervals.
+
+    Unlike torchmetrics' `torch.bincount` it does not wait for a GPU.
+    """
+    columns = intervals.shape[1]
+    cells = (torch.arange(columns, device=intervals.device) * 2 + positive) * size + intervals
+    counts = torch.zeros(columns * 2 * size, dtype=torch.int64, device=intervals.device)
+    counts.index_add_(0, cells.flatten(), torch.ones_like(cells).flatten())
+    return counts.reshape(columns, 2, size)
+
+
+def _exact_area(scores: torch.Tensor, positive: torch.Tensor) -> float:
+    from torchmetrics.functional.classification import binary_auroc  # slow to import
+
+    if positive.all() or not positive.any():
+        return math.nan
+    if scores.is_mps:  # it has no double precision
+        scores, positive = scores.cpu(), positive.cpu()
+    # torchmetrics takes a sigmoid of what lies outside [0, 1], which may join or part scores.
+    ranks = torch.searchsorted(scores.sort().values, scores.contiguous()).double() / len(scores)
+    return float(binary_auroc(ranks, positive.long(), validate_args=False))

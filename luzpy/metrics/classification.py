@@ -8,11 +8,13 @@ from typing import Self
 import torch
 
 from luzpy.metrics.metric import Metric
-from luzpy.metrics.shapes import aligned
+from luzpy.metrics.shapes import ROUNDING, aligned
 
 
 class _MeanCorrect(Metric):
     """The share of correct answers; a subclass says which are correct."""
+
+    higher_is_better = True
 
     def __init__(self) -> None:
         self.reset()
@@ -20,13 +22,16 @@ class _MeanCorrect(Metric):
     def reset(self) -> None:
         self.correct: torch.Tensor | int = 0
         self.total: int = 0
+        self.outside: torch.Tensor | bool = False  # whether a score was no probability
 
     def compute(self) -> float:
         return float(self.correct) / self.total if self.total else float("nan")
 
     def merge(self, others: Sequence[Self]) -> None:
-        self.correct = sum((other.correct for other in others), self.correct)
-        self.total += sum(other.total for other in others)
+        for other in others:
+            self.correct = self.correct + other.correct
+            self.total += other.total
+            self.outside = self.outside | other.outside
 
     def _count(self, correct: torch.Tensor) -> None:
         self.correct = self.correct + correct.sum()
@@ -74,7 +79,7 @@ class BinaryAccuracy(_MeanCorrect):
         threshold: Probabilities above it count as 1.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit; from `compute`, if predictions were not in [0, 1].
 
     Examples:
         >>> import luzpy as luz, torch
@@ -91,7 +96,16 @@ class BinaryAccuracy(_MeanCorrect):
         super().__init__()
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        self.outside = self.outside | ((preds < -ROUNDING) | (preds > 1 + ROUNDING)).any()
         self._count_above(preds, target)
+
+    def compute(self) -> float:
+        if self.outside:
+            raise ValueError(
+                "`preds` must be probabilities in [0, 1], got others: are they logits? Then use "
+                "BinaryAccuracyWithLogits."
+            )
+        return super().compute()
 
     def _count_above(self, probabilities: torch.Tensor, target: torch.Tensor) -> None:
         if probabilities.shape != target.shape:

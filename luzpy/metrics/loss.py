@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, final
+from typing import Self, final
 
 import torch
 
+from luzpy.ground.nested import is_mapping
 from luzpy.ground.types import Batch
 from luzpy.metrics.metric import Metric
 
 # To add in double precision takes longer than all else here: many losses are added at once.
 LOSSES_AT_ONCE = 256
-_NAMED: Any = (dict, Mapping)  # a dict is known at once, another Mapping is not
 
 
 @final
@@ -28,6 +28,7 @@ class LossAverage(Metric):
     """
 
     abbrev = "Loss"
+    higher_is_better = False
 
     def __init__(self, *, reused: bool = False) -> None:
         self.reused = reused
@@ -47,7 +48,9 @@ class LossAverage(Metric):
         """
         if not target:  # the mean over no rows is NaN
             return
-        losses = preds if isinstance(preds, _NAMED) else {"opt": preds}
+        losses: Mapping[str, Batch] = preds
+        if type(preds) is not dict and not is_mapping(preds):
+            losses = {"opt": preds}
         for name, loss in losses.items():
             if not isinstance(loss, torch.Tensor) or loss.ndim or loss.requires_grad:
                 loss = torch.as_tensor(loss).detach().reshape(())

@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import torch
 
+from luzpy.ground.nested import is_mapping, is_sequence
 from luzpy.ground.primitives import find_unsupported, to_primitives
 from luzpy.ground.types import Batch, Values
 
+if TYPE_CHECKING:
+    import torchmetrics
+
+_DEQUE: Any = deque
+_DICT: Any = dict
 # What of a torchmetrics metric does not change from batch to batch.
 _SETTINGS = frozenset(vars(torch.nn.Module())) | {"_defaults", "_device"}
 
@@ -27,6 +33,8 @@ class Metric(ABC):
 
     Attributes:
         abbrev: The name in progress bars; in lower case the name in records and tables.
+        higher_is_better: Whether higher values are better; None if that is not known. Callbacks
+            such as `KeepBestModel` ask for it.
 
     Examples:
         >>> import luzpy as luz
@@ -41,12 +49,13 @@ class Metric(ABC):
     """
 
     abbrev: str = ""
+    higher_is_better: bool | None = None
     # Whether `compute` itself reaches out to the other processes of the run, as torchmetrics does.
     syncs_itself: ClassVar[bool] = False
     # Whether it is computed over the rows of all processes, by all of them at once.
     is_shared: ClassVar[bool] = False
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if not cls.abbrev:
             cls.abbrev = cls.__name__
@@ -90,12 +99,12 @@ class Metric(ABC):
         _load(vars(self), state)
 
 
-def is_torchmetric(given: Any) -> bool:
+def is_torchmetric(
+    given: object,
+) -> TypeGuard[torchmetrics.Metric | torchmetrics.MetricCollection]:
     """Whether this is a `torchmetrics.Metric` or `MetricCollection`."""
-    torchmetrics = sys.modules.get("torchmetrics")  # whoever has such a metric has imported it
-    return torchmetrics is not None and isinstance(
-        given, (torchmetrics.Metric, torchmetrics.MetricCollection)
-    )
+    library = sys.modules.get("torchmetrics")  # whoever has such a metric has imported it
+    return library is not None and isinstance(given, (library.Metric, library.MetricCollection))
 
 
 def torchmetrics_state(metric: Any) -> Values:
@@ -119,16 +128,17 @@ def load_torchmetrics_state(metric: Any, state: Values) -> None:
 
 def _kept(attributes: Values) -> Values:
     """Those that a checkpoint can keep, as it keeps them."""
-    kept = {name: _kept_value(value) for name, value in attributes.items()}
-    return {name: value for name, value in kept.items() if find_unsupported(value) is None}
-
-
-def _kept_value(value: Any) -> Any:
-    if isinstance(value, Metric):
-        return value.state_dict()
-    if is_torchmetric(value):
-        return torchmetrics_state(value)
-    return to_primitives([*value] if isinstance(value, deque) else value)
+    kept: Values = {}
+    for name, value in attributes.items():
+        if isinstance(value, Metric):
+            state = value.state_dict()
+        elif is_torchmetric(value):
+            state = torchmetrics_state(value)
+        else:
+            state = to_primitives([*value] if isinstance(value, _DEQUE) else value)
+        if find_unsupported(state) is None:
+            kept[name] = state
+    return kept
 
 
 def _load(attributes: Values, state: Values) -> None:
@@ -138,12 +148,12 @@ def _load(attributes: Values, state: Values) -> None:
             own.load_state_dict(value)
         elif is_torchmetric(own):
             load_torchmetrics_state(own, value)
-        elif isinstance(own, deque):
+        elif isinstance(own, _DEQUE):
             own.clear()
-            cast("deque[Any]", own).extend(value)
-        elif isinstance(own, dict) and hasattr(value, "keys"):  # it may be a Counter
+            own.extend(value)
+        elif isinstance(own, _DICT) and is_mapping(value):  # it may be a Counter
             own.clear()
-            cast("dict[Any, Any]", own).update(value)
+            own.update(value)
         else:
             attributes[name] = value
 
@@ -154,18 +164,15 @@ def disable_sync(metric: Metric) -> None:
         _disable_sync(metric)
 
 
-def _disable_sync(held: Any) -> None:
+def _disable_sync(held: object) -> None:
     if isinstance(held, Metric):
         held = vars(held)
-    if isinstance(held, (Mapping, list, tuple)):
-        items: list[Any] = [*held.values()] if isinstance(held, Mapping) else [*held]
-        for item in items:
+    if is_mapping(held):
+        held = [*held.values()]
+    if is_sequence(held):
+        for item in held:
             _disable_sync(item)
     elif isinstance(held, torch.nn.Module):
         for part in held.modules():
             if is_torchmetric(part):
-                part.__dict__["distributed_available_fn"] = _alone
-
-
-def _alone() -> bool:
-    return False
+                vars(part)["distributed_available_fn"] = lambda: False

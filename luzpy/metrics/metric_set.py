@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 
+from luzpy.ground.nested import is_sequence
 from luzpy.metrics.adapters import as_metric
 from luzpy.metrics.metric import Metric
 
@@ -37,7 +36,7 @@ class MetricSet:
     valid: tuple[Metric, ...]
 
     def __init__(
-        self, metrics: Any = None, train_metrics: Any = None, valid_metrics: Any = None
+        self, metrics: object = None, train_metrics: object = None, valid_metrics: object = None
     ) -> None:
         both = _listed(metrics)
         for name, extra in (("train", train_metrics), ("valid", valid_metrics)):
@@ -46,15 +45,15 @@ class MetricSet:
             object.__setattr__(self, name, chosen)
 
 
-def as_metric_set(metrics: Any) -> MetricSet:
+def as_metric_set(metrics: object) -> MetricSet:
     """Make a `MetricSet` of one metric, a list of them or a ready set."""
     return metrics if isinstance(metrics, MetricSet) else MetricSet(metrics)
 
 
-def _listed(metrics: Any) -> list[Any]:
+def _listed(metrics: object) -> list[object]:
     if metrics is None:
         return []
-    return [*metrics] if isinstance(metrics, (list, tuple)) else [metrics]
+    return [*metrics] if is_sequence(metrics) else [metrics]
 
 
 def _check_names(metrics: tuple[Metric, ...], name: str) -> None:

@@ -21,6 +21,8 @@ HALF_PRECISION = (torch.float16, torch.bfloat16)
 class _MeanError(Metric):
     """A mean of errors over all elements; a subclass says of what."""
 
+    higher_is_better = False
+
     def __init__(self) -> None:
         self.reset()
 

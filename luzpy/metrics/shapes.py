@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+ROUNDING = 1e-5  # how far probabilities may lie outside of [0, 1]
+
 
 def aligned(tensor: torch.Tensor, like: torch.Tensor, name: str, like_name: str) -> torch.Tensor:
     """`tensor` in the shape of `like`, if they differ only by dimensions of length 1.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from luzpy.ground.nested import is_mapping, is_sequence
+
 
 def named_values(abbrev: str, value: Any) -> dict[str, float]:
     """The rows that a metric's value makes: one for a number, one an entry for several.
@@ -19,12 +21,11 @@ def named_values(abbrev: str, value: Any) -> dict[str, float]:
     tolist = getattr(value, "tolist", None)
     if tolist is not None:
         value = tolist()
-    if isinstance(value, (list, tuple)):
-        items: list[Any] = [*value]
-        if len(items) == 1:
-            return named_values(abbrev, items[0])
-        value = dict(enumerate(items))
-    if not hasattr(value, "items"):
+    if is_sequence(value):
+        if len(value) == 1:
+            return named_values(abbrev, value[0])
+        value = dict(enumerate(value))
+    if not is_mapping(value):
         try:
             return {name: float(value)}
         except (TypeError, ValueError):

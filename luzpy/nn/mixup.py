@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, cast, final
+from functools import partial
+from typing import Protocol, TypeGuard, cast, final
 
 import torch
 from torch import nn
 
+from luzpy.ground.nested import is_sequence
 from luzpy.ground.types import Batch
 
+Loss = Callable[..., torch.Tensor]
 MixedTarget = tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -59,7 +62,7 @@ def mixup(
     return mixed, ((y, y[other]), weight)
 
 
-def batch_items(x: Any, y: Any) -> int:
+def batch_items(x: Batch, y: Batch) -> int:
     """How many items a batch of one input and one target has.
 
     Raises:
@@ -76,19 +79,15 @@ def batch_items(x: Any, y: Any) -> int:
     return len(x)
 
 
-def is_mixed(target: Batch) -> bool:
+def is_mixed(target: Batch) -> TypeGuard[MixedTarget]:
     """Whether `target` has the form ((y1, y2), weight)."""
-    if not isinstance(target, (tuple, list)) or len(cast("list[Any]", target)) != 2:
+    if not is_sequence(target) or len(target) != 2:
         return False
-    pair, weight = cast("list[Any]", target)
-    if not isinstance(pair, (tuple, list)) or not isinstance(weight, torch.Tensor):
-        return False
-    return len(cast("list[Any]", pair)) == 2
+    pair, weight = target
+    return is_sequence(pair) and len(pair) == 2 and isinstance(weight, torch.Tensor)
 
 
-def mixed_loss(
-    loss: Callable[[Any, Any], torch.Tensor], input: Batch, target: MixedTarget
-) -> torch.Tensor:
+def mixed_loss(loss: Loss, input: Batch, target: MixedTarget) -> torch.Tensor:
     """The mean over items of the losses for both targets, each item by its own weight.
 
     Args:
@@ -137,9 +136,9 @@ class MixupLoss(nn.Module):
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
-        if not isinstance(cast(Any, loss), nn.Module):
+        if not isinstance(cast(object, loss), nn.Module):
             raise TypeError(f"`loss` must be an nn.Module, got {loss!r}.")
-        if getattr(loss, "reduction", None) is None:
+        if not _is_reducing(loss):
             raise ValueError(f"`loss` must have an attribute `reduction`, got {loss!r}.")
         self.loss = loss
 
@@ -150,28 +149,33 @@ class MixupLoss(nn.Module):
         return mixed_loss(unreduced(self.loss), input, target)
 
 
-def unreduced(loss: Callable[[Any, Any], torch.Tensor]) -> Callable[[Any, Any], torch.Tensor]:
+class _Reducing(Protocol):
+    """A loss that says how it reduces the items' losses, and can be told otherwise."""
+
+    reduction: str
+
+    def __call__(self, input: Batch, target: Batch) -> torch.Tensor: ...
+
+
+def _is_reducing(loss: nn.Module) -> TypeGuard[_Reducing]:
+    return getattr(loss, "reduction", None) is not None
+
+
+def unreduced(loss: Loss) -> Loss:
     """`loss` without its reduction, if it is one that can be told so; else as it is."""
     if isinstance(loss, nn.Module):
-        if getattr(loss, "reduction", None) is None:
-            return loss
-        return lambda input, target: _module_unreduced(loss, input, target)
-    if "reduction" in _parameters(loss):
-        return lambda input, target: cast(Any, loss)(input, target, reduction="none")
-    return loss
+        return partial(_unreduced, loss) if _is_reducing(loss) else loss
+    try:
+        names = inspect.signature(loss).parameters
+    except (TypeError, ValueError):  # written in C
+        return loss
+    return partial(loss, reduction="none") if "reduction" in names else loss
 
 
-def _module_unreduced(loss: nn.Module, input: Batch, target: Batch) -> torch.Tensor:
-    reduction = cast(Any, loss).reduction
-    cast(Any, loss).reduction = "none"
+def _unreduced(loss: _Reducing, input: Batch, target: Batch) -> torch.Tensor:
+    reduction = loss.reduction
+    loss.reduction = "none"
     try:
         return loss(input, target)
     finally:
-        cast(Any, loss).reduction = reduction
-
-
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    try:
-        return tuple(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # written in C
-        return ()
+        loss.reduction = reduction

@@ -35,7 +35,7 @@ def epochs_of(fitted):
 
 def run(values, epochs=None, split="train", **kwargs):
     """(epochs trained, fitted.stopped) where the monitored quantity follows `values`."""
-    stopping = luz.callbacks.EarlyStopping(monitor=f"{split}_score", **kwargs)
+    stopping = luz.callbacks.EarlyStopping(monitor=f"{split}_score", **{"mode": "min"} | kwargs)
     valid_data = (X, Y) if split == "valid" else None
     fitted = fit(
         [scripted(values, split=split), stopping], epochs or len(values), valid_data=valid_data
@@ -167,15 +167,15 @@ def test_it_says_so_if_verbose(capsys):
 
 
 def test_one_instance_starts_afresh_in_every_run():
-    stopping = luz.callbacks.EarlyStopping("train_score", patience=2)
+    stopping = luz.callbacks.EarlyStopping("train_score", patience=2, mode="min")
     for values, expected in [([3, 1, 2, 2], 4), ([9, 8, 8, 8], 4), ([9, 9, 8, 8, 8], 5)]:
         assert epochs_of(fit([scripted(values), stopping], len(values))) == expected
 
 
 def test_state_carries_over_to_another_instance():
-    first = luz.callbacks.EarlyStopping("train_score", patience=3)
+    first = luz.callbacks.EarlyStopping("train_score", patience=3, mode="min")
     fit([scripted([2.0, 3.0, 3.0]), first], 3)
-    second = luz.callbacks.EarlyStopping("train_score", patience=3)
+    second = luz.callbacks.EarlyStopping("train_score", patience=3, mode="min")
     second.load_state_dict(first.state_dict())
     assert second.state_dict() == {"current_best": 2.0, "patience_counter": 2}
 
@@ -204,7 +204,8 @@ def test_unknown_metric_is_an_error_after_the_first_epoch():
     ("kwargs", "error", "text"),
     [
         ({"patience": -1}, ValueError, "`patience` must be"),
-        ({"patience": "2"}, TypeError, "`patience` must be a number, got '2'"),
+        ({"patience": "2"}, TypeError, "`patience` must be a whole number .*got '2'"),
+        ({"patience": 1.5}, TypeError, "`patience` must be a whole number .*got 1.5"),
         ({"baseline": "low"}, TypeError, "`baseline` must be a number, got 'low'"),
         ({"baseline": math.nan}, ValueError, "`baseline` must be .*got nan"),
         ({"mode": "best"}, ValueError, "`mode` must be"),

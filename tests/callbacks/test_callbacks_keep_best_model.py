@@ -38,7 +38,7 @@ def run(values, *callbacks, epochs=None, best=None, **kwargs):
         ctx.log_metric("score", values[ctx.epoch - 1])
 
     script = luz.Callback.from_functions(on_train_end=log)
-    keep = best or luz.callbacks.KeepBestModel(monitor="train_score", **kwargs)
+    keep = best or luz.callbacks.KeepBestModel("train_score", **{"mode": "min"} | kwargs)
     model = luz.setup(Counter, optimizer=torch.optim.SGD).set_opt_hparams(lr=1.0)
     fitted = model.fit(
         (X, Y),
@@ -86,7 +86,7 @@ def test_which_epoch_is_kept(values, kwargs, epoch):
 
 
 def test_after_early_stopping_too():
-    stopping = luz.callbacks.EarlyStopping(monitor="train_score", patience=2)
+    stopping = luz.callbacks.EarlyStopping("train_score", patience=2, mode="min")
     assert run([3, 1, 2, 2, 0], stopping) == 2
 
 
@@ -99,19 +99,19 @@ def test_after_ctrl_c_too():
 
 
 def test_an_instance_starts_afresh_in_every_run():
-    best = luz.callbacks.KeepBestModel(monitor="train_score")
+    best = luz.callbacks.KeepBestModel("train_score", mode="min")
     assert run([0, 5, 5], best=best) == 1
     assert run([9, 8, 7], best=best) == 3
 
 
 def test_the_copy_is_not_changed_by_training_nor_kept_after_it():
-    best = luz.callbacks.KeepBestModel(monitor="train_score")
+    best = luz.callbacks.KeepBestModel("train_score", mode="min")
     assert run([1, 2], best=best) == 1
     assert best.state_dict()["best"] is None
 
 
 def test_its_state_is_the_best_weights():
-    best, other = (luz.callbacks.KeepBestModel(monitor="train_score") for _ in range(2))
+    best, other = (luz.callbacks.KeepBestModel("train_score", mode="min") for _ in range(2))
     kept = []
 
     def hand_over(ctx):

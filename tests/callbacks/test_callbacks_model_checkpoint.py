@@ -32,7 +32,8 @@ def fit(*callbacks, epochs=5, lr=0.01, **kwargs):
 
 def written(folder, values, **kwargs):
     """The epochs written where the monitored quantity follows `values`."""
-    files = luz.callbacks.ModelCheckpoint(folder / "{epoch}.pt", monitor="train_score", **kwargs)
+    path, kwargs = folder / "{epoch}.pt", {"mode": "min"} | kwargs
+    files = luz.callbacks.ModelCheckpoint(path, monitor="train_score", **kwargs)
     fit(scripted(values), files, epochs=len(values))
     return sorted(int(path.stem) for path in folder.iterdir())
 
@@ -72,7 +73,7 @@ def test_which_epochs_are_written(tmp_path, values, kwargs, epochs):
 
 
 def test_a_path_that_ends_in_a_slash_gets_names_of_epoch_and_value(tmp_path):
-    files = luz.callbacks.ModelCheckpoint(f"{tmp_path}/models/", monitor="train_score")
+    files = luz.callbacks.ModelCheckpoint(f"{tmp_path}/models/", "train_score", mode="min")
     fit(scripted([0.12345, 2]), files, epochs=2)
     names = sorted(path.name for path in (tmp_path / "models").iterdir())
     assert names == ["epoch-01-train_score-0.123.pt", "epoch-02-train_score-2.000.pt"]
@@ -98,7 +99,7 @@ def test_a_checkpoint_has_the_weights_of_its_epoch(tmp_path):
 
 def test_an_instance_starts_afresh_in_every_run(tmp_path):
     files = luz.callbacks.ModelCheckpoint(
-        tmp_path / "{epoch}.pt", monitor="train_score", save_best_only=True
+        tmp_path / "{epoch}.pt", "train_score", save_best_only=True, mode="min"
     )
     fit(scripted([1, 2]), files, epochs=2)
     fit(scripted([9, 8, 7]), files, epochs=3)
@@ -106,7 +107,7 @@ def test_an_instance_starts_afresh_in_every_run(tmp_path):
 
 
 def test_the_best_so_far_is_kept_in_checkpoints(tmp_path):
-    files = luz.callbacks.ModelCheckpoint(tmp_path / "a.pt", monitor="train_score")
+    files = luz.callbacks.ModelCheckpoint(tmp_path / "a.pt", "train_score", mode="min")
     fit(scripted([3, 1, 2]), files, epochs=3)
     kept = read_checkpoint(tmp_path / "a.pt")["callbacks"]
     assert ["ModelCheckpoint", {"current_best": 1}] in kept

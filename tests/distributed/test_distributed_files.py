@@ -171,7 +171,7 @@ def stopped_by_a_number_of_each_rank():
     own = luz.Callback.from_functions(
         on_train_end=lambda ctx: ctx.log_metric("gap", ctx.epoch if RANK else -ctx.epoch)
     )
-    stop = luz.callbacks.EarlyStopping("train_gap")
+    stop = luz.callbacks.EarlyStopping("train_gap", mode="min")
     fitted = fit(rows(), None, 4, callbacks=[own, stop], loader=options())
     return {"weights": weights(fitted), "stopped": fitted.stopped}
 

@@ -98,9 +98,9 @@ def test_batches_are_not_changed(given):
     [
         *METRICS[:6],
         BinaryAUROC(),
-        BinaryAUROC(None),
+        BinaryAUROC(200),
         MulticlassAUROC(),
-        MulticlassAUROC(None, average="none"),
+        MulticlassAUROC(200, average="none"),
     ],
     ids=lambda m: type(m).__name__,
 )
@@ -139,3 +139,39 @@ def test_a_run_never_changes_the_template(given):
     if isinstance(given, torchmetrics.Metric):
         assert template.metric is given
         assert not given.update_called
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"),
+    [
+        (Accuracy(), True),
+        (BinaryAccuracy(), True),
+        (BinaryAccuracyWithLogits(), True),
+        (BinaryAUROC(), True),
+        (MulticlassAUROC(), True),
+        (MAE(), False),
+        (MSE(), False),
+        (RMSE(), False),
+        (torchmetrics.R2Score(), True),
+        (torchmetrics.MeanSquaredError(), False),
+        (torchmetrics.SumMetric(), None),
+        (bias, None),
+    ],
+)
+def test_a_metric_says_whether_higher_is_better(metric, higher):
+    assert as_metric(metric).higher_is_better is higher
+
+
+def test_a_users_metric_says_nothing_unless_it_is_told_to():
+    class Mine(luz.Metric):
+        def reset(self): ...
+        def update(self, preds, target): ...
+        def compute(self): ...
+
+    def gain(preds, target):
+        return 0.0
+
+    gain.higher_is_better = True
+    assert luz.Metric.higher_is_better is None
+    assert Mine().higher_is_better is None
+    assert as_metric(gain).higher_is_better is True

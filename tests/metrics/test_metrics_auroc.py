@@ -119,11 +119,22 @@ def test_multiclass_areas_are_scikit_learns(average, num_thresholds, tolerance):
     assert area == pytest.approx(expected, abs=tolerance)
 
 
-def test_two_hundred_thresholds_are_the_default():
-    scores, target = binary(1001)
-    area = run(BinaryAUROC(), scores.sigmoid(), target)
+# 0.33 % of the rows are positive, and nearly all scores lie between two of 200 thresholds.
+@pytest.mark.parametrize("several", [False, True])
+def test_areas_are_exact_unless_thresholds_are_given(several):
+    generator = torch.Generator().manual_seed(3)
+    target = (torch.arange(6000) % 300 == 0).long()
+    scores = (torch.randn(6000, generator=generator) + 1.2 * target - 6).sigmoid()
     expected = roc_auc_score(target, scores)
-    assert area == pytest.approx(expected, abs=2e-3)
+    metric = MulticlassAUROC(average="macro") if several else BinaryAUROC()
+    preds = torch.stack((1 - scores.double(), scores.double()), 1) if several else scores
+    assert run(metric, preds, target) == pytest.approx(expected, abs=1e-4)
+    binned = BinaryAUROC(num_thresholds=200)
+    assert abs(run(binned, scores, target) - expected) > 0.01
+
+
+def test_thresholds_make_a_curve_of_straight_lines():
+    scores, target = binary(1001)
     coarse = run(BinaryAUROC(num_thresholds=3), scores.sigmoid(), target)
     # Two corners and the point at 0.5, by hand.
     hit = (scores.sigmoid() >= 0.5).numpy()

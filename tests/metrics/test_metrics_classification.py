@@ -109,7 +109,7 @@ def test_they_work_within_a_model():
     torch.manual_seed(0)
     x, y = torch.randn(50, 3), torch.randint(2, (50, 1)).float()
 
-    class Probability(BinaryAccuracy):
+    class Probability(BinaryAccuracyWithLogits):
         abbrev = "Prob"
 
     model = luz.setup(
@@ -120,3 +120,26 @@ def test_they_work_within_a_model():
     ).set_hparams(in_features=3, out_features=1)
     fitted = model.fit((x, y), epochs=1, verbose=False)
     assert list(fitted.records["metrics"]["train"][0]) == ["loss", "acc", "prob"]
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 1.5, 30.0, -float("inf")])
+def test_binary_accuracy_refuses_logits(wrong):
+    metric = BinaryAccuracy()
+    metric.update(torch.tensor([0.9, wrong]), torch.tensor([1, 0]))
+    metric.update(torch.tensor([0.9, 0.2]), torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match=r"probabilities in \[0, 1\].*BinaryAccuracyWithLogits"):
+        metric.compute()
+    other = BinaryAccuracy()
+    other.merge([metric])
+    with pytest.raises(ValueError, match="BinaryAccuracyWithLogits"):
+        other.compute()
+    metric.reset()
+    metric.update(torch.tensor([1.0, 0.0]), torch.tensor([1, 0]))
+    assert metric.compute() == 1
+
+
+def test_binary_accuracy_forgives_rounding_and_takes_classes():
+    metric = BinaryAccuracy()
+    metric.update(torch.tensor([1 + 1e-6, -1e-7]), torch.tensor([1, 1]))
+    metric.update(torch.tensor([True, False]), torch.tensor([1, 0]))
+    assert metric.compute() == 3 / 4

@@ -61,7 +61,7 @@ KINDS = {
     "mae": (metrics.MAE, MANY, MANY[0] + 1),
     "rmse": (metrics.RMSE, MANY, MANY[0] + 1),
     "binary auroc": (metrics.BinaryAUROC, MANY[..., 0], CLASSES % 2),
-    "exact auroc": (lambda: metrics.BinaryAUROC(num_thresholds=None), MANY[..., 0], CLASSES % 2),
+    "auroc by thresholds": (lambda: metrics.BinaryAUROC(50), MANY[..., 0], CLASSES % 2),
     "micro auroc": (metrics.MulticlassAUROC, MANY, CLASSES),
     "auroc of each": (lambda: metrics.MulticlassAUROC(average="none"), MANY, CLASSES),
     "function": (lambda: FunctionMetric(lambda p, t: (p - t).mean()), MANY, MANY[0] + 1),
