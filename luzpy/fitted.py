@@ -52,6 +52,7 @@ class FittedModule(Result):
             f"<FittedModule of {type(self.model).__name__}>",
             *time_lines(self.records),
             *result_lines(self.records),
+            *(f"Warning: {text}" for text in self.warnings),
             repr(self.model),
         ]
         if self.stopped != "completed":
@@ -63,9 +64,11 @@ class FittedModule(Result):
         last = frame[frame["epoch"].eq(frame["epoch"].max())] if len(frame) else frame
         # Not pivot_table, which drops what is NaN: a loss that diverged must be seen.
         table = last.set_index(["metric", "set"])["value"].unstack("set", sort=False)
-        times = "".join(f"<li>{escape(line[2:])}</li>" for line in time_lines(self.records))
+        lines = [line[2:] for line in time_lines(self.records)]
+        lines += [f"Warning: {text}" for text in self.warnings]
+        items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         return (
-            f"<div><b>A fitted luzpy model</b> ({escape(self.stopped)})<ul>{times}</ul>"
+            f"<div><b>A fitted luzpy model</b> ({escape(self.stopped)})<ul>{items}</ul>"
             f"{table.to_html(float_format='{:.4g}'.format)}"
             f"<details><summary>Model</summary><pre>{escape(repr(self.model))}</pre></details></div>"
         )

@@ -14,6 +14,7 @@ from luzpy.callbacks.model_checkpoint import ModelCheckpoint
 from luzpy.callbacks.profile import Profile
 from luzpy.callbacks.progress import Progress
 from luzpy.callbacks.resume_from_checkpoint import ResumeFromCheckpoint
+from luzpy.callbacks.stop_on_nan import StopOnNaN
 from luzpy.callbacks.tfevents import TFEvents
 from luzpy.callbacks.train_valid import TrainValid
 from luzpy.core.callback import Callback
@@ -36,6 +37,7 @@ __all__ = [
     "Profile",
     "Progress",
     "ResumeFromCheckpoint",
+    "StopOnNaN",
     "TFEvents",
     "TrainValid",
 ]

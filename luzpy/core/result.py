@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from torch import nn
 
-from luzpy.ground.records import Records, get_metrics, metrics_frame
+from luzpy.ground.records import Records, get_metrics, metrics_frame, warnings_of
 from luzpy.ground.types import Values
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class Result:
     stopped: str
     spec: Any
     opt_names: tuple[str, ...] = ("opt",)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the training warned of, in order."""
+        return warnings_of(self.records)
 
 
 @get_metrics.register(Result)

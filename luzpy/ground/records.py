@@ -64,6 +64,16 @@ def seconds(records: Records, what: str) -> list[float]:
     return records.get("profile", {}).get(what, [])
 
 
+def add_warning(records: Records, text: str) -> None:
+    """Keep what the run warned of."""
+    append(records, "warnings", "fit", text)
+
+
+def warnings_of(records: Records) -> tuple[str, ...]:
+    """What the run warned of, in order."""
+    return tuple(records.get("warnings", {}).get("fit", ()))
+
+
 def metrics_frame(records: Mapping[str, Mapping[str, list[Any]]]) -> pd.DataFrame:
     """One row per set, epoch and metric: columns set, metric, epoch (from 1), value."""
     import pandas as pd

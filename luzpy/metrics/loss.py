@@ -13,6 +13,7 @@ from luzpy.metrics.metric import Metric
 
 # To add in double precision takes longer than all else here: many losses are added at once.
 LOSSES_AT_ONCE = 256
+NEVER = 2**62
 
 
 @final
@@ -38,6 +39,9 @@ class LossAverage(Metric):
         # By name: the sum of all rows' losses and how many rows, and the batches not in it yet.
         self.totals: dict[str, tuple[torch.Tensor, int]] = {}
         self.recent: dict[str, tuple[list[torch.Tensor], list[int]]] = {}
+        self.count: int = 0  # of batches
+        # By name: the first batch in the totals whose loss is not finite, from 0; on the device.
+        self.first: dict[str, torch.Tensor] = {}
 
     def update(self, preds: Batch, target: int) -> None:
         """Take in one batch's loss.
@@ -48,6 +52,7 @@ class LossAverage(Metric):
         """
         if not target:  # the mean over no rows is NaN
             return
+        self.count += 1
         losses: Mapping[str, Batch] = preds
         if type(preds) is not dict and not is_mapping(preds):
             losses = {"opt": preds}
@@ -63,6 +68,7 @@ class LossAverage(Metric):
             parts.append(loss.clone() if self.reused else loss)
             rows.append(target)
             if len(rows) == LOSSES_AT_ONCE:
+                self.first[name] = self._first(name)
                 self.totals[name] = self._total(name)
                 self.recent[name] = ([], [])
 
@@ -74,6 +80,14 @@ class LossAverage(Metric):
             return float("nan")
         return next(iter(means.values())) if len(means) == 1 else means
 
+    def first_not_finite(self) -> dict[str, int]:
+        """The first batch, from 1, whose loss was NaN or infinite, of each optimizer that has one.
+
+        It is read from the device: ask when the mean is not finite.
+        """
+        found = {name: int(self._first(name)) for name in self.recent}
+        return {name: batch + 1 for name, batch in found.items() if batch < NEVER}
+
     def merge(self, others: Sequence[Self]) -> None:
         metrics = (self, *others)
         for name in dict.fromkeys(name for metric in metrics for name in metric.recent):
@@ -81,6 +95,17 @@ class LossAverage(Metric):
             totals, rows = zip(*parts, strict=True)
             self.totals[name] = torch.stack(totals).sum(), sum(rows)
             self.recent[name] = ([], [])
+
+    def _first(self, name: str) -> torch.Tensor:
+        """The first batch so far whose loss is not finite, from 0; NEVER if there is none."""
+        parts, rows = self.recent[name]
+        before = self.first.get(name)
+        if not rows:
+            return torch.tensor(NEVER) if before is None else before
+        wrong = ~torch.stack(parts).isfinite()
+        found = wrong.int().argmax() + (self.count - len(rows))
+        found = torch.where(wrong.any(), found, NEVER)
+        return found if before is None else torch.minimum(before, found)
 
     def _total(self, name: str) -> tuple[torch.Tensor, int]:
         """The sum of all rows' losses, and how many rows."""

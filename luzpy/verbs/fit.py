@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from luzpy.callbacks.interrupt import Interrupt
+from luzpy.callbacks.loss_watch import LossWatch
 from luzpy.callbacks.metrics import Metrics
 from luzpy.callbacks.profile import Profile
 from luzpy.callbacks.progress import Progress
@@ -23,7 +24,14 @@ from luzpy.ground.types import Data
 from luzpy.verbs.arguments import check_epochs, check_options, check_verbose, with_defaults
 from luzpy.verbs.prepare import prepare_data, prepare_fit, prepare_model
 
-FIT_DEFAULTS: tuple[type[Callback], ...] = (Profile, TrainValid, Metrics, Progress, Interrupt)
+FIT_DEFAULTS: tuple[type[Callback], ...] = (
+    Profile,
+    TrainValid,
+    Metrics,
+    LossWatch,
+    Progress,
+    Interrupt,
+)
 
 
 def fit(

@@ -28,6 +28,7 @@ MAKERS = {
     "Profile": lambda folder: luz.callbacks.Profile(),
     "Progress": lambda folder: luz.callbacks.Progress(),
     "ResumeFromCheckpoint": lambda folder: luz.callbacks.ResumeFromCheckpoint(weights_in(folder)),
+    "StopOnNaN": lambda folder: luz.callbacks.StopOnNaN(),
     "TFEvents": lambda folder: luz.callbacks.TFEvents(str(folder / "logs")),
     "TrainValid": lambda folder: luz.callbacks.TrainValid(),
 }
