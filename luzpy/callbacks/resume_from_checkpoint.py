@@ -69,10 +69,9 @@ class ResumeFromCheckpoint(Callback):
         self.restore_callbacks_state = restore_callbacks_state
 
     def on_fit_begin(self, ctx: Context) -> None:
-        is_main = ctx.accelerator.is_main  # other machines may not see the file
-        path, content = ctx.accelerator.broadcast(self._read() if is_main else None)
-        if content is None:
-            if is_main:
+        path, content = ctx.accelerator.broadcast_from_main(self._read)
+        if path is None or content is None:
+            if ctx.accelerator.is_main:
                 warnings.warn(
                     f"There is no checkpoint at {self.path}: the run starts afresh.",
                     UserWarning,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 from torch import nn
 
 from luzpy.core.hooks import HOOKS, Hook, HookOwner
+from luzpy.core.protocols import RunAccelerator
 from luzpy.data.batches import input_of, target_of, with_part
 from luzpy.ground.errors import add_note
 from luzpy.ground.records import (
@@ -32,70 +33,15 @@ Loss = Callable[[Any, Any], torch.Tensor]
 _LIST: Any = list  # untyped, so that no `cast` is needed where every batch passes
 
 
-class RunAccelerator(Protocol):
-    """What a run asks of its `Accelerator`, on one device or with several processes."""
+@attrs.define
+class Stop:
+    """Whether something is to end: the first reason counts."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
-        ...
+    reason: str | None = None
 
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """What forward passes are computed in, if in lower precision."""
-        ...
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that prints and writes."""
-        ...
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether each process holds a part of the model only."""
-        ...
-
-    @property
-    def num_processes(self) -> int:
-        """How many processes there are."""
-        ...
-
-    @property
-    def process_index(self) -> int:
-        """The number of this one, from 0."""
-        ...
-
-    def prepare_batch(self, batch: Batch, device: torch.device | None = None) -> Any:
-        """The batch on the device."""
-        ...
-
-    def prepare_metric(self, metric: Any, loader: Any) -> Any:
-        """The metric over the batches of all processes."""
-        ...
-
-    def broadcast(self, obj: Any) -> Any:
-        """The main process's `obj`."""
-        ...
-
-    def gather(self, obj: Any) -> list[Any]:
-        """Every process's `obj`."""
-        ...
-
-    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The mean of every process's `tensor`."""
-        ...
-
-    def full_state(self, state: Any) -> Any:
-        """A state dict with every sharded tensor gathered."""
-        ...
-
-    def shard_like(self, state: Values, own: Values) -> Values:
-        """A full state dict, sharded as `own` is."""
-        ...
-
-    def shard_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Shard what an optimizer has loaded, as its parameters are."""
-        ...
+    def request(self, reason: str | None) -> None:
+        """Give a reason."""
+        self.reason = self.reason or reason
 
 
 @attrs.define(slots=True, eq=False, kw_only=True)
@@ -110,11 +56,8 @@ class Internals:
         autocast: Entered around every forward pass and its loss.
         starts_step: Whether gradients are zeroed before this batch.
         ends_step: Whether the optimizer steps after it.
-        step_rows: How many rows the step has gathered so far, where several batches make one.
-        expected_rows: How many it would have if all its batches were as long as the first.
-        stop_reason: Why the run is to end; the loop looks after each batch and each epoch.
-        holds_stops: Whether `stop` waits until all processes know of it.
-        stop_pending: Why this process was told to end, until all of them know.
+        stop: Whether the run is to end; the loop looks after each batch and each epoch.
+        requested: What `ctx.stop` writes to: `stop` itself, unless others have to agree to it.
         is_cut_short: Whether the run was torn out of the middle of a batch.
         at_exit: Functions called when the run is over, however it ended.
         hooks: Hook name → the callbacks' functions, in order.
@@ -127,14 +70,16 @@ class Internals:
     autocast: AbstractContextManager[Any] = attrs.field(factory=nullcontext)
     starts_step: bool = True
     ends_step: bool = True
-    step_rows: int = 0
-    expected_rows: int = 0
-    stop_reason: str | None = None
-    holds_stops: bool = False
-    stop_pending: str | None = None
+    stop: Stop = attrs.field(factory=Stop)
+    requested: Stop = attrs.field(default=attrs.Factory(lambda self: self.stop, takes_self=True))
     is_cut_short: bool = False
     at_exit: list[Callable[[], None]] = attrs.field(factory=list[Callable[[], None]])
     hooks: dict[str, list[Hook]] = attrs.field(factory=dict[str, list[Hook]])
+
+    @property
+    def requested_reason(self) -> str | None:
+        """Why the run is to end, also if others have not agreed to it yet."""
+        return self.stop.reason or self.requested.reason
 
 
 def _backward(loss: torch.Tensor) -> None:
@@ -288,11 +233,7 @@ class Context:
             raise TypeError(f"`reason` must be a string, got {reason!r}.")
         if not reason:
             raise ValueError("`reason` must not be empty, got ''.")
-        run = self._internals
-        if run.holds_stops:
-            run.stop_pending = run.stop_pending or reason
-        else:
-            run.stop_reason = run.stop_reason or reason
+        self._internals.requested.request(reason)
 
     def call(self, hook: str) -> None:
         """Call one hook of every callback, in order and without gradients.

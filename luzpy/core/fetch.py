@@ -18,6 +18,8 @@ _TENSOR: Any = torch.Tensor  # untyped: a user's batch may be anything
 def fetch(ctx: Context, name: str) -> Iterator[None]:
     """Go through `ctx.data`: each batch becomes `ctx.batch`, on the device, and is counted.
 
+    It ends after the last batch, or when the run is to end.
+
     Args:
         ctx: The run.
         name: What the user calls the data, for messages.
@@ -45,13 +47,15 @@ def fetch(ctx: Context, name: str) -> Iterator[None]:
                 if not rows:
                     raise ValueError(f"`{name}` must give batches with rows, got one without any.")
                 yield
+                if run.stop.reason is not None:
+                    return
         finally:
             del source  # ends worker processes
     except Exception as err:
-        run.stop_reason = run.stop_reason or run.stop_pending
-        if run.stop_reason is not None:  # the signal has ended the worker processes, too
+        run.stop.request(run.requested.reason)
+        if run.stop.reason is not None:  # the signal has ended the worker processes, too
             return
         add_note(err, f"in `{name}`, batch {ctx.iter + 1} of epoch {max(ctx.epoch, 1)}.")
         raise
-    if not ctx.iter and run.stop_reason is None:
+    if not ctx.iter and run.stop.reason is None:
         raise ValueError(f"`{name}` must give at least one batch, got none.")

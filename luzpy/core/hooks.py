@@ -42,18 +42,11 @@ Hook = Callable[[Any], None]
 
 
 class HookOwner(Protocol):
-    """What a context needs to know of a callback."""
+    """What a context needs to know of a callback; see `Callback`."""
 
     @property
-    def weight(self) -> float:
-        """Where it stands among the others."""
-        ...
-
+    def weight(self) -> float: ...
     @property
-    def runs_last(self) -> bool:
-        """Whether it comes after all others, whatever their weight."""
-        ...
+    def runs_last(self) -> bool: ...
 
-    def hook(self, name: str) -> Hook | None:
-        """Its own hook of that name, if it has one."""
-        ...
+    def hook(self, name: str) -> Hook | None: ...

@@ -1,7 +1,7 @@
 """The loop: the only place where luzpy trains, validates and predicts.
 
 It knows one process and whole epochs. Whoever wants it to end calls `ctx.stop(reason)`; it looks
-after each batch and after each epoch, when every callback has had its hook.
+after each batch (in `fetch`) and after each epoch, when every callback has had its hook.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ def fit(ctx: Context) -> str:
     with bound(ctx):
         try:
             ctx.call("on_fit_begin")
-            while ctx.epoch < ctx.max_epochs and run.stop_reason is None:
+            while ctx.epoch < ctx.max_epochs and run.stop.reason is None:
                 ctx.epoch, ctx.iter, ctx.training = ctx.epoch + 1, 0, True
                 ctx.call("on_epoch_begin")
                 if train(ctx) and validate(ctx):
                     ctx.call("on_epoch_end")
         except KeyboardInterrupt:  # raised by a callback or a dataset
-            if run.stop_reason is not None or run.stop_pending is not None:
+            if run.requested_reason is not None:
                 raise
-            run.is_cut_short, run.stop_reason = True, "interrupted"
-        reason = run.stop_reason or "completed"
+            run.is_cut_short = True
+            run.stop.request("interrupted")
+        reason = run.stop.reason or "completed"
         if reason in STOP_HOOKS:
             ctx.call(STOP_HOOKS[reason])
         ctx.call("on_fit_end")
@@ -47,7 +48,6 @@ def train(ctx: Context) -> bool:
     ctx.data = ctx.train_data
     if ctx.data is None:
         return True
-    run = internals(ctx)
     ctx.call("on_train_begin")
     step = _step(ctx, train_step, trained_parameters(ctx))
     with torch.enable_grad():
@@ -55,9 +55,7 @@ def train(ctx: Context) -> bool:
             ctx.call("on_train_batch_begin")
             step()
             ctx.call("on_train_batch_end")
-            if run.stop_reason is not None:
-                break
-    if run.stop_reason is not None:
+    if internals(ctx).stop.reason is not None:
         return False
     ctx.call("on_train_end")
     return True
@@ -68,7 +66,6 @@ def validate(ctx: Context, name: str = "valid_data") -> bool:
     ctx.data = ctx.valid_data
     if ctx.data is None:
         return True
-    run = internals(ctx)
     ctx.call("on_valid_begin")
     step = _step(ctx, valid_step)
     with torch.no_grad():
@@ -76,9 +73,7 @@ def validate(ctx: Context, name: str = "valid_data") -> bool:
             ctx.call("on_valid_batch_begin")
             step()
             ctx.call("on_valid_batch_end")
-            if run.stop_reason is not None:
-                break
-    if run.stop_reason is not None:
+    if internals(ctx).stop.reason is not None:
         return False
     ctx.call("on_valid_end")
     return True
@@ -95,8 +90,6 @@ def predict(ctx: Context, function: Callable[[Any], Any]) -> Iterator[Any]:
                 ctx.pred = function(ctx.input)
             ctx.call("on_predict_batch_end")
             yield ctx.pred
-            if run.stop_reason is not None:
-                break
         ctx.call("on_predict_end")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, zip_longest
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,16 +21,19 @@ from luzpy.distributed.launch import (
     require_launch_is_meant,
 )
 from luzpy.distributed.process_group import MultiProcess, ProcessGroup, SingleProcess
-from luzpy.distributed.sharded_state import full_state, shard_like, shard_optimizer_state
+from luzpy.distributed.sharded_state import full_state, shard_like, shard_optimizer
 from luzpy.distributed.sharding import ShardedLoader
 from luzpy.distributed.shared_metric import SharedMetric
 from luzpy.distributed.stop_sync import StopSync
-from luzpy.distributed.wrap import in_order, share_random_state, wrap_distributed
 from luzpy.ground.arguments import check_count, check_flag, is_whole
 from luzpy.ground.errors import LuzError
 from luzpy.ground.nested import tensors_in, to_device
-from luzpy.ground.types import Batch, Loader, Values
+from luzpy.ground.random_state import RandomState
+from luzpy.ground.types import Batch, Loader
 from luzpy.metrics.metric import Metric
+
+T = TypeVar("T")
+_MISSING = object()
 
 PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -186,18 +190,30 @@ class Accelerator:
     ) -> nn.Module:
         """The model as it is trained: of several processes, with its gradients averaged.
 
+        A step that is one forward and one backward pass of the module is all that
+        `DistributedDataParallel` and FSDP see. Of a module with a step or a loss of its own, or
+        with several optimizers, `GradientSync` averages the gradients before each step instead.
+
         Raises:
             ValueError: If several batches cannot make a step: if the module has a step of its own,
-                or several optimizers.
+                or several optimizers; or if FSDP is to train what it cannot.
         """
-        reason = None
-        if hasattr(unwrapped(model), "step"):
-            reason = "the module's own `step` decides when to step"
-        elif len(optimizers) > 1:
-            reason = f"there are {len(optimizers)} optimizers, each with gradients of its own"
-        if reason and self.accumulate > 1:
+        has_step = hasattr(unwrapped(model), "step")
+        if self.accumulate > 1 and (has_step or len(optimizers) > 1):
+            reason = (
+                "the module's own `step` decides when to step"
+                if has_step
+                else f"there are {len(optimizers)} optimizers, each with gradients of its own"
+            )
             raise ValueError(f"`accumulate` must be 1, got {self.accumulate}: {reason}.")
-        return wrap_distributed(model, optimizers, self._group)
+        if len(optimizers) == 1 and not has_step and not hasattr(unwrapped(model), "loss"):
+            return self._group.wrap(model, optimizers)
+        if self.is_sharded:
+            raise ValueError(
+                "`accelerator` must not use FSDP for a module with a `step` or a `loss` of its "
+                "own, or with several optimizers."
+            )
+        return model
 
     def unwrap(self, model: nn.Module) -> nn.Module:
         """What `prepare_training` was given; a module that torch.compile has made stays one."""
@@ -231,7 +247,7 @@ class Accelerator:
         """The callbacks of a training run, with those that several processes or batches need."""
         if not self.is_distributed and self.accumulate == 1:
             return callbacks
-        callbacks = [GradientSync(self._group, self.accumulate), *callbacks]
+        callbacks = [GradientSync(self._group), *callbacks]
         return [*callbacks, StopSync(self._group)] if self.is_distributed else callbacks
 
     def prepare_batch(self, batch: Batch, device: torch.device | None = None) -> Any:
@@ -255,42 +271,57 @@ class Accelerator:
         return moved
 
     def share_random_state(self) -> None:
-        """Let every process draw what the main one draws."""
-        share_random_state(self._group)
+        """Let every process draw what the main one draws: the rows held out, the weights."""
+        if self.is_distributed:
+            state = self.broadcast_from_main(lambda: RandomState.current().to_primitives())
+            RandomState.from_primitives(state).restore()
 
-    def broadcast(self, obj: Any) -> Any:
+    def broadcast(self, obj: T) -> T:
         """The main process's `obj`. All of them call it, as all that follow."""
         return self._group.broadcast_object(obj)
 
-    def gather(self, obj: Any) -> list[Any]:
-        """Every process's `obj`."""
-        return self._group.all_gather_object(obj)
+    def broadcast_from_main(self, function: Callable[[], T]) -> T:
+        """What `function` returns in the main process, the only one that calls it.
 
-    def gather_batches(self, own: list[Any], loader: Any) -> list[Any]:
-        """What every process made of its batches, in the order of the batches."""
-        if not self.is_distributed:
-            return own
-        return in_order(self._group, own[:-1] if loader.is_padding else own)
+        It may read a file that other machines do not see.
+        """
+        return self._group.broadcast_from_main(function)
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        return any(self.gather(flag))
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """The mean of every process's `tensor`."""
         return self._group.all_reduce_mean(tensor)
 
+    def gather(self, obj: T) -> list[T]:
+        """Every process's `obj`."""
+        return self._group.all_gather_object(obj)
+
+    def own_of(self, gathered: list[T]) -> T | None:
+        """This process's entry of what `gather` gave; None if that run had fewer processes."""
+        return gathered[self._group.rank] if self._group.rank < len(gathered) else None
+
+    def is_gathered_here(self, gathered: list[T]) -> bool:
+        """Whether `gather` gave it with as many processes as there are now."""
+        return len(gathered) == self._group.size
+
+    def gather_batches(self, predictions: list[Batch], loader: Iterable[Batch]) -> list[Batch]:
+        """What every process made of its batches, in the order of the batches."""
+        if not isinstance(loader, ShardedLoader):
+            return predictions
+        counted = predictions[:-1] if loader.is_padding else predictions
+        groups = zip_longest(*self.gather(counted), fillvalue=_MISSING)
+        return [item for item in chain.from_iterable(groups) if item is not _MISSING]
+
     def barrier(self) -> bool:
         """Wait for all processes, for some seconds; whether they came."""
         return self._group.barrier()
 
-    def full_state(self, state: Any) -> Any:
-        """A state dict with every sharded tensor gathered."""
-        return full_state(state)
-
-    def shard_like(self, state: Values, own: Values) -> Values:
-        """A full state dict, sharded as `own` is."""
-        return shard_like(state, own)
-
-    def shard_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Shard what an optimizer has loaded, as its parameters are."""
-        shard_optimizer_state(optimizer)
+    full_state = staticmethod(full_state)
+    shard_like = staticmethod(shard_like)
+    shard_optimizer = staticmethod(shard_optimizer)
 
     def __repr__(self) -> str:
         group = self._group

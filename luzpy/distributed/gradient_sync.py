@@ -15,7 +15,6 @@ from luzpy.core.modules import trained_parameters, unwrapped
 from luzpy.distributed.process_group import ProcessGroup
 from luzpy.distributed.sharding import ShardedLoader
 from luzpy.ground.errors import LuzError
-from luzpy.ground.nested import to_device
 from luzpy.ground.random_state import seed_all
 
 
@@ -28,14 +27,12 @@ class GradientSync(Callback):
 
     Args:
         group: The processes.
-        accumulate: How many batches in a row make a step.
     """
 
     weight: float = float("-inf")  # before every callback that looks at gradients
 
-    def __init__(self, group: ProcessGroup, accumulate: int) -> None:
+    def __init__(self, group: ProcessGroup) -> None:
         self.group = group
-        self.accumulate = accumulate
 
     def on_fit_begin(self, ctx: Context) -> None:
         parallel = isinstance(ctx.model, nn.parallel.DistributedDataParallel)
@@ -61,15 +58,10 @@ class GradientSync(Callback):
 
     def on_train_batch_begin(self, ctx: Context) -> None:
         loader, run = self._loader, internals(ctx)
-        position = (ctx.iter - 1) % self.accumulate
-        run.starts_step = position == 0
-        run.ends_step = position == self.accumulate - 1 or loader.is_last
-        if run.starts_step:
-            # A mean over a step's rows, if all its batches are as long as the first.
-            run.step_rows, run.expected_rows = 0, self.accumulate * loader.group_rows
-        run.step_rows += loader.group_rows
-        self._gradient_scale = run.expected_rows / run.step_rows
-        self._loss_scale = loader.rows * self.group.size / run.expected_rows
+        run.starts_step, run.ends_step = loader.starts_step, loader.ends_step
+        # Batches as long as the step's first one give the mean over its rows.
+        self._gradient_scale = loader.expected_rows / loader.step_rows
+        self._loss_scale = loader.rows * self.group.size / loader.expected_rows
         self._averaged = self._scaled = False
         if self._wrapped and not run.ends_step:
             self._sync = self.group.no_sync(ctx.model)
@@ -139,8 +131,7 @@ def broadcast_buffers(group: ProcessGroup, model: nn.Module) -> None:
     own = dict(model.named_buffers())
     if not own or group.size == 1:
         return
-    state = to_device(own, torch.device("cpu"))
-    for name, buffer in group.broadcast_object(state if group.is_main else None).items():
+    for name, buffer in group.broadcast_object(own).items():
         own[name].copy_(buffer)
 
 

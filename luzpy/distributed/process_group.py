@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import cache
-from typing import Any, final
+from typing import Any, TypeVar, cast, final
 
 import torch
 from torch import nn
 
 from luzpy.distributed.launch import shards
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(seconds=20)
 
@@ -41,15 +43,15 @@ class ProcessGroup(ABC):
         """The model with its gradients averaged over ranks in every backward pass."""
 
     @abstractmethod
-    def all_gather_object(self, obj: Any) -> list[Any]:
+    def all_gather_object(self, obj: T) -> list[T]:
         """Every rank's `obj`, on every rank, by rank."""
 
     @abstractmethod
-    def broadcast_object(self, obj: Any) -> Any:
+    def broadcast_object(self, obj: T) -> T:
         """The main rank's `obj`, on every rank."""
 
     @abstractmethod
-    def scatter_object(self, objs: list[Any] | None) -> Any:
+    def scatter_object(self, objs: list[T] | None) -> T:
         """Of the main rank's list, one entry a rank, this rank's."""
 
     @abstractmethod
@@ -64,9 +66,13 @@ class ProcessGroup(ABC):
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Within it, backward passes through what `wrap` gave add to this rank's gradients only."""
 
+    def broadcast_from_main(self, function: Callable[[], T]) -> T:
+        """What `function` returns on the main rank, the only one that calls it."""
+        return self.broadcast_object(cast(T, function() if self.is_main else None))
+
     def broadcast_weights(self, model: nn.Module) -> None:
         """Give `model` the main rank's weights and buffers."""
-        model.load_state_dict(self.broadcast_object(model.state_dict() if self.is_main else None))
+        model.load_state_dict(self.broadcast_from_main(model.state_dict))
 
 
 @final
@@ -76,13 +82,13 @@ class SingleProcess(ProcessGroup):
     def wrap(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
         return model
 
-    def all_gather_object(self, obj: Any) -> list[Any]:
+    def all_gather_object(self, obj: T) -> list[T]:
         return [obj]
 
-    def broadcast_object(self, obj: Any) -> Any:
+    def broadcast_object(self, obj: T) -> T:
         return obj
 
-    def scatter_object(self, objs: list[Any] | None) -> Any:
+    def scatter_object(self, objs: list[T] | None) -> T:
         assert objs is not None
         return objs[0]
 
@@ -127,17 +133,17 @@ class MultiProcess(ProcessGroup):
             for items, count in zip(kept, counts, strict=True):
                 del items[count:]
 
-    def all_gather_object(self, obj: Any) -> list[Any]:
-        gathered: list[Any] = [None] * self.size
+    def all_gather_object(self, obj: T) -> list[T]:
+        gathered = [b""] * self.size
         torch.distributed.all_gather_object(gathered, _as_bytes(obj), group=self._group)
         return [_from_bytes(packed) for packed in gathered]
 
-    def broadcast_object(self, obj: Any) -> Any:
+    def broadcast_object(self, obj: T) -> T:
         held = [_as_bytes(obj) if self.is_main else None]
         torch.distributed.broadcast_object_list(held, src=0, group=self._group)
         return _from_bytes(held[0])
 
-    def scatter_object(self, objs: list[Any] | None) -> Any:
+    def scatter_object(self, objs: list[T] | None) -> T:
         held: list[Any] = [None]
         packed = None if objs is None else [_as_bytes(obj) for obj in objs]
         torch.distributed.scatter_object_list(held, packed, src=0, group=self._group)

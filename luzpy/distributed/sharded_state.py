@@ -29,7 +29,7 @@ def shard_like(state: Mapping[str, Any], own: Mapping[str, Any]) -> Values:
     return {name: _sharded(tensor, own.get(name)) for name, tensor in state.items()}
 
 
-def shard_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+def shard_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Shard what an optimizer has loaded, as its parameters are."""
     if _sharded_kind() is None:
         return

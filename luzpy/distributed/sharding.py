@@ -54,9 +54,13 @@ class ShardedLoader:
         whole_groups: Whether a last group with fewer batches than ranks is left out.
 
     Attributes:
-        rows: How many rows the last batch has; 0 for padding.
+        rows: How many rows the batch at hand has; 0 for padding.
         group_rows: How many its group has.
-        is_last: Whether it was the last.
+        is_last: Whether it is the last.
+        starts_step: Whether it is the first of its step.
+        ends_step: Whether it is the last of its step.
+        step_rows: How many rows the step has had so far.
+        expected_rows: How many it has in all if all its groups are as long as the first.
 
     Raises:
         ValueError: If it would give no batch, or its sampler is already one rank's.
@@ -80,8 +84,8 @@ class ShardedLoader:
         self.processes = processes
         self.accumulate = accumulate
         self.whole_groups = whole_groups
-        self.rows = self.group_rows = 0
-        self.is_last = False
+        self.rows = self.group_rows = self.step_rows = self.expected_rows = 0
+        self.is_last = self.starts_step = self.ends_step = False
         if length_of(self) == 0:
             raise ValueError(
                 f"`{name}` must give each of the {processes.size} ranks at least one batch, got "
@@ -96,19 +100,27 @@ class ShardedLoader:
     def __len__(self) -> int:
         return n_groups(len(self.loader), self.processes.size, whole=self.whole_groups)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch]:
+        for index, (part, is_last) in enumerate(self._parts_and_whether_last()):
+            self.rows, self.group_rows, self.is_last = part.rows, part.group_rows, is_last
+            self.starts_step = index % self.accumulate == 0
+            self.ends_step = is_last or (index + 1) % self.accumulate == 0
+            if self.starts_step:
+                self.step_rows, self.expected_rows = 0, self.accumulate * part.group_rows
+            self.step_rows += part.group_rows
+            yield part.batch
+
+    def _parts_and_whether_last(self) -> Iterator[tuple[Part, bool]]:
         parts = self._parts()
         if self.accumulate == 1 or not self._reads_ahead():
             n_parts = length_of(self)
             for index, part in enumerate(parts, start=1):
-                self.is_last = index == n_parts
-                yield self._handed_out(part)
+                yield part, index == n_parts
             return
         current = next(parts, None)
         while current is not None:
             following = next(parts, None)
-            self.is_last = following is None
-            yield self._handed_out(current)
+            yield current, following is None
             current = following
 
     @property
@@ -139,15 +151,6 @@ class ShardedLoader:
     def n_steps(self) -> int:
         """How many optimizer steps an epoch has."""
         return n_groups(len(self), self.accumulate, whole=False)
-
-    @property
-    def weight(self) -> float:
-        """What this rank's mean loss counts in the mean over ranks."""
-        return self.rows * self.processes.size / self.group_rows
-
-    def _handed_out(self, part: Part) -> Any:
-        self.rows, self.group_rows = part.rows, part.group_rows
-        return part.batch
 
     def _parts(self) -> Iterator[Part]:
         if self.processes.size == 1 or gathers(self.loader):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from time import perf_counter
 from typing import final
 
 from luzpy.core.callback import Callback
-from luzpy.core.context import Context, internals
+from luzpy.core.context import Context, Stop, internals
 from luzpy.core.modules import unwrapped
 from luzpy.distributed.gradient_sync import broadcast_buffers
 from luzpy.distributed.process_group import ProcessGroup
@@ -33,9 +34,9 @@ class StopSync(Callback):
     def on_fit_begin(self, ctx: Context) -> None:
         self._every, self._passed, self._since = 1, 0, perf_counter()
         run = internals(ctx)
-        reasons = self.group.all_gather_object(run.stop_reason)
-        run.stop_reason = next((reason for reason in reasons if reason), None)
-        run.holds_stops = True
+        self._stop, self._requested = run.stop, Stop()
+        self._stop.reason = _first(self.group.all_gather_object(run.stop.reason))
+        run.requested = self._requested
 
     def on_train_batch_end(self, ctx: Context) -> None:
         self._agree(ctx, now=False)
@@ -47,15 +48,18 @@ class StopSync(Callback):
         self._agree(ctx, now=True)
 
     def _agree(self, ctx: Context, *, now: bool) -> None:
-        run = internals(ctx)
         self._passed += 1
         if not now and self._passed < self._every:
             return
         pace = (perf_counter() - self._since) / self._passed
-        told = self.group.all_gather_object((run.stop_pending, pace))
+        told = self.group.all_gather_object((self._requested.reason, pace))
         reasons, paces = zip(*told, strict=True)
         self._passed, self._since = 0, perf_counter()
         self._every = max(1, min(AGREE_EVERY, int(AGREE_SECONDS / max(paces))))
-        run.stop_reason = next((reason for reason in reasons if reason), None)
-        if run.stop_reason:
+        self._stop.request(_first(reasons))
+        if self._stop.reason:
             broadcast_buffers(self.group, unwrapped(ctx.model))
+
+
+def _first(reasons: Iterable[str | None]) -> str | None:
+    return next((reason for reason in reasons if reason), None)

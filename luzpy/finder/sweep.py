@@ -275,10 +275,10 @@ class RecordLoss(Callback):
             with preserved_random_state(), in_eval_mode(ctx.model), bound(validation):
                 validate(validation)
         except Exception:
-            reason = run.stop_reason or run.stop_pending
+            reason = run.requested_reason
             if reason is None:
                 raise  # else the signal has ended the worker processes, too
-        reason = reason or internals(validation).stop_reason
+        reason = reason or internals(validation).stop.reason
         if reason is not None:
             ctx.stop(reason)
         if not self._valid_sum:
@@ -292,8 +292,7 @@ class RecordLoss(Callback):
 
 def _end(ctx: Context, reason: str) -> None:
     """End the run without asking other processes, which do so too."""
-    run = internals(ctx)
-    run.stop_reason = run.stop_reason or reason
+    internals(ctx).stop.request(reason)
 
 
 def _numbers(losses: Any) -> list[list[float]]:

@@ -114,8 +114,7 @@ class AutoResume(Callback):
                 f"`every_n_batches` must be None with several processes, got "
                 f"{self.every_n_batches!r}: their runs go on at the end of an epoch."
             )
-        is_main = ctx.accelerator.is_main
-        if is_main and getattr(ctx.train_data, "persistent_workers", False):
+        if ctx.accelerator.is_main and getattr(ctx.train_data, "persistent_workers", False):
             warnings.warn(
                 "AutoResume cannot restore the random state of `persistent_workers`: a run that "
                 "goes on sees other augmentation than one that was never stopped.",
@@ -134,12 +133,9 @@ class AutoResume(Callback):
             weight=float("-inf"), on_interrupt=self._save_in_epoch, on_fit_end=self._save_in_epoch
         )
         ctx.callbacks = [cut_short, *ctx.callbacks]
-        own = self._read() if is_main else None
-        content = ctx.accelerator.broadcast(own)  # other machines may not see the file
+        content = ctx.accelerator.broadcast_from_main(self._read)
         if content is not None:
             self._resume(ctx, content)
-        elif is_main:
-            make_folder(self._file.parent)
 
     def on_epoch_begin(self, ctx: Context) -> None:
         if self._resumes is not None and self._resumes["part"] == "valid":
@@ -170,9 +166,9 @@ class AutoResume(Callback):
         self._save(ctx)
 
     def on_fit_end(self, ctx: Context) -> None:
-        reason = internals(ctx).stop_reason or DONE[0]
+        reason = internals(ctx).stop.reason or DONE[0]
         if reason == TERMINATED:  # agreed on: all processes come here
-            self._terminated = any(ctx.accelerator.gather(self._terminated))
+            self._terminated = ctx.accelerator.any(self._terminated)
         if reason in DONE and not self._terminated and ctx.accelerator.is_main:
             self._file.unlink(missing_ok=True)
 
@@ -198,7 +194,7 @@ class AutoResume(Callback):
             "part": self._part,
             # Not `ctx.iter`: the end of a worker process may come between a batch and its hooks.
             "batches": self._done,
-            "stopped": internals(ctx).stop_reason,
+            "stopped": internals(ctx).stop.reason,
             "began": self._part_began,
             "now": states[0],
             "now_of_other_ranks": states[1:],
@@ -214,6 +210,7 @@ class AutoResume(Callback):
 
     def _read(self) -> Values | None:
         if not self._file.exists():
+            make_folder(self._file.parent)
             return None
         content = read_checkpoint(self._file)
         if not isinstance(content.get("resume"), dict):
@@ -239,20 +236,19 @@ class AutoResume(Callback):
             )
         states = [place["now"], *place.get("now_of_other_ranks", [])]
         # Fewer processes may take larger batches.
-        same_batches = len(states) == ctx.accelerator.num_processes
+        same_batches = ctx.accelerator.is_gathered_here(states)
         _restore_data(ctx, place["data"], self.path, same_batches=same_batches)
 
         def restore() -> None:
             restore_checkpoint(ctx, content, self.path)
             restore_run_state(ctx, place["run"])
-            rank = ctx.accelerator.process_index
-            if part != "epoch" and not place["batches"]:
-                self._restore_random(place["began"])
-            elif rank < len(states):  # the run may have had fewer processes
-                self._restore_random(states[rank])
+            began_anew = part != "epoch" and not place["batches"]
+            state = place["began"] if began_anew else ctx.accelerator.own_of(states)
+            if state is not None:  # the run may have had fewer processes
+                self._restore_random(state)
             ctx.iter = self._done = place["batches"]
             self._resumes = None
-            if internals(ctx).stop_reason:  # stopped on the way: the file is still the state
+            if internals(ctx).stop.reason:  # stopped on the way: the file is still the state
                 self._part = ""
 
         if ctx.verbose:
@@ -261,14 +257,14 @@ class AutoResume(Callback):
             ctx.epoch = content["epoch"]
             restore()
             if place.get("stopped") == EARLY:  # killed before it could return; all processes know
-                internals(ctx).stop_reason = EARLY
+                internals(ctx).stop.request(EARLY)
             return
         ctx.epoch, self._resumes = content["epoch"] - 1, place
         name, label = ("train_data", "data") if part == "train" else ("valid_data", "valid_data")
         loader = getattr(ctx, name)
         if not isinstance(loader, ResumableLoader):
             loader = ResumableLoader(loader)
-        loader.resume_at(place["batches"], label, restore, lambda: bool(internals(ctx).stop_reason))
+        loader.resume_at(place["batches"], label, restore, lambda: bool(internals(ctx).stop.reason))
         setattr(ctx, name, loader)
 
     def _listen(self, ctx: Context) -> None:

@@ -24,7 +24,6 @@ def run_state(ctx: Context) -> Values:
     """The state of a run outside of every `state_dict`, as tensors and plain values."""
     model = unwrapped(ctx.model)
     loss = _loss_module(ctx)
-    run = internals(ctx)
     shared = {name: if_primitive(value) for name, value in ctx.buffers.items()}
     return {
         "attributes": {name: _attributes(part) for name, part in named_parts(model)},
@@ -37,7 +36,6 @@ def run_state(ctx: Context) -> Values:
         "loss": if_primitive(ctx.loss),
         "stepped": [n for n, o in ctx.optimizers.items() if getattr(o, "_opt_called", False)],
         "shared": {k: v for k, v in shared.items() if v is not None or ctx.buffers[k] is None},
-        "rows": (run.step_rows, run.expected_rows),
     }
 
 
@@ -69,8 +67,6 @@ def restore_run_state(ctx: Context, state: Values) -> None:
         optimizer: Any = ctx.optimizers[name]
         optimizer._opt_called = True
     ctx.buffers.update(from_primitives(state["shared"]))
-    run = internals(ctx)
-    run.step_rows, run.expected_rows = state.get("rows", (0, 0))
 
 
 def _attributes(part: nn.Module) -> Values:

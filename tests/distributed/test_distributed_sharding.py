@@ -133,7 +133,18 @@ def test_number_of_groups(n_batches, size, whole, groups):
     assert n_groups(n_batches, size, whole=whole) == groups
 
 
-def test_a_rank_weighs_what_it_has_of_its_group():
-    shard = ShardedLoader(gathered(5, 5, False), Threads(0, 2, Barrier(2), {}), name="data")
-    shard.rows, shard.group_rows = 2, 8
-    assert shard.weight == 0.5  # a quarter of the rows, times two ranks
+@pytest.mark.parametrize("loader_of", [gathered, by_row])
+def test_the_rows_of_a_step_are_counted_as_it_gathers_them(loader_of):
+    # batches of 3, 3, 3 and 1 rows, three of which make a step, as the loop sees them
+    shard = ShardedLoader(loader_of(10, 3, False), SingleProcess(), accumulate=3, name="data")
+    for _ in range(2):  # an epoch begins with a new step, whatever the one before ended with
+        seen = [
+            (shard.starts_step, shard.ends_step, shard.step_rows, shard.expected_rows)
+            for _ in shard
+        ]
+        assert seen == [
+            (True, False, 3, 9),
+            (False, False, 6, 9),
+            (False, True, 9, 9),
+            (True, True, 1, 3),
+        ]
