@@ -13,12 +13,15 @@ from torch import nn
 
 from luzpy.core.context import Optimizers
 from luzpy.core.modules import named_parts, unwrapped
+from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.ground.nested import is_mapping
 from luzpy.ground.random_state import preserved_random_state, seed_all
 
+Maker = Callable[..., object]
 
-def build_model(spec: Spec[Any], hparams: Mapping[str, Any], run: int = 0) -> nn.Module:
+
+def build_model(spec: Spec[Result], hparams: Mapping[str, object], run: int = 0) -> nn.Module:
     """A new module with the specification's initial weights.
 
     Args:
@@ -61,19 +64,8 @@ def _copied(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module)
 
 
-def _made(optimizer: Callable[..., Any], parameters: Any, opt_hparams: Mapping[str, Any]) -> Any:
-    _check_arguments("opt_hparams", optimizer, (parameters,), opt_hparams)
-    try:
-        return optimizer(parameters, **opt_hparams)
-    except ValueError as err:  # as torch's optimizers say that a number is out of bounds
-        raise ValueError(
-            f"`opt_hparams` must be arguments of {_name(optimizer)}, got {dict(opt_hparams)!r}: "
-            f"{err}"
-        ) from err
-
-
 def _check_arguments(
-    name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    name: str, function: Maker, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> None:
     """Raise unless `function` can be called with these arguments."""
     try:
@@ -88,7 +80,7 @@ def _check_arguments(
         ) from err
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name(function: Maker) -> str:
     return getattr(function, "__qualname__", type(function).__name__)
 
 
@@ -112,7 +104,7 @@ def reset_parameters(model: nn.Module) -> None:
 
 
 def build_optimizers(
-    spec: Spec[Any], model: nn.Module, opt_hparams: Mapping[str, Any]
+    spec: Spec[Result], model: nn.Module, opt_hparams: Mapping[str, object]
 ) -> Optimizers:
     """The optimizers over `model`, by name; a single one is called `"opt"`.
 
@@ -121,25 +113,33 @@ def build_optimizers(
             unknown to it.
         ValueError: If a dict of optimizers is empty.
     """
-    if spec.optimizer is not None:
-        made: Any = _made(spec.optimizer, model.parameters(), opt_hparams)
-        maker = "`optimizer`"
+    if spec.optimizer is None:
+        maker: Any = unwrapped(model).set_optimizers
+        _check_arguments("opt_hparams", maker, (), opt_hparams)
+        made, maker_name = maker(**opt_hparams), "`set_optimizers`"
     else:
-        own: Any = unwrapped(model).set_optimizers
-        _check_arguments("opt_hparams", own, (), opt_hparams)
-        made = own(**opt_hparams)
-        maker = "`set_optimizers`"
-    optimizers: dict[Any, Any] = dict(made) if is_mapping(made) else {"opt": made}
-    if not optimizers:
-        raise ValueError(f"{maker} must make at least one optimizer, got an empty dict.")
-    for name, optimizer in optimizers.items():
+        maker, maker_name = spec.optimizer, "`optimizer`"
+        parameters = model.parameters()
+        _check_arguments("opt_hparams", maker, (parameters,), opt_hparams)
+        try:
+            made = maker(parameters, **opt_hparams)
+        except ValueError as err:  # as torch's optimizers say that a number is out of bounds
+            raise ValueError(
+                f"`opt_hparams` must be arguments of {_name(maker)}, got {dict(opt_hparams)!r}: "
+                f"{err}"
+            ) from err
+    optimizers: Optimizers = {}
+    for name, optimizer in made.items() if is_mapping(made) else [("opt", made)]:
         if not isinstance(optimizer, torch.optim.Optimizer) or not isinstance(name, str):
             raise TypeError(
-                f"{maker} must make a torch optimizer, or a dict name -> optimizer, got "
+                f"{maker_name} must make a torch optimizer, or a dict name -> optimizer, got "
                 f"{name!r}: {type(optimizer).__name__}."
             )
         for group in optimizer.param_groups:
             if isinstance(group.get("lr"), torch.Tensor):
                 # Whoever changes it in the run changes it in place: not the user's own.
                 group["lr"] = group["lr"].clone()
+        optimizers[name] = optimizer
+    if not optimizers:
+        raise ValueError(f"{maker_name} must make at least one optimizer, got an empty dict.")
     return optimizers

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, cast, final
+from typing import ClassVar, final
 
 from luzpy.core.context import Context
 from luzpy.core.hooks import HOOKS, Hook
+from luzpy.ground.nested import is_sequence
 
 
 class Callback:
@@ -182,7 +182,7 @@ class _FunctionCallback(Callback):
         return f"<luzpy.Callback from {', '.join(self._hooks)}>"
 
 
-def check_callbacks(callbacks: Any) -> list[Callback]:
+def check_callbacks(callbacks: object) -> list[Callback]:
     """`callbacks` as a list.
 
     Raises:
@@ -191,10 +191,9 @@ def check_callbacks(callbacks: Any) -> list[Callback]:
     if callbacks is None:
         return []
     given = [callbacks] if isinstance(callbacks, (Callback, type)) else callbacks
-    if not isinstance(given, (list, tuple)):
+    if not is_sequence(given):
         raise TypeError(f"`callbacks` must be a list of luzpy callbacks, got {callbacks!r}.")
-    found = list(cast("Sequence[Any]", given))
-    for callback in found:
+    for callback in given:
         if isinstance(callback, type) and issubclass(callback, Callback):
             raise TypeError(
                 f"`callbacks` must hold instances, got the class {callback.__name__}: write "
@@ -202,4 +201,4 @@ def check_callbacks(callbacks: Any) -> list[Callback]:
             )
         if not isinstance(callback, Callback):
             raise TypeError(f"`callbacks` must hold luzpy callbacks, got {callback!r}.")
-    return found
+    return list(given)

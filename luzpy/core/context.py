@@ -24,13 +24,15 @@ from luzpy.ground.records import (
     set_metric,
 )
 from luzpy.ground.types import Batch, Values
+from luzpy.metrics.metric import Metric
+from luzpy.metrics.metric_set import MetricSet
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Optimizers = dict[str, torch.optim.Optimizer]
-Loss = Callable[[Any, Any], torch.Tensor]
-_LIST: Any = list  # untyped, so that no `cast` is needed where every batch passes
+Loss = Callable[[Batch, Batch], torch.Tensor]
+_LIST: type[list[Batch]] = list
 
 
 @attrs.define
@@ -63,11 +65,11 @@ class Internals:
         hooks: Hook name → the callbacks' functions, in order.
     """
 
-    metric_set: Any = None
+    metric_set: MetricSet | None = None
     opt_names: tuple[str, ...] = ()
     opt_name: str | None = None
     n_rows: int = 0
-    autocast: AbstractContextManager[Any] = attrs.field(factory=nullcontext)
+    autocast: AbstractContextManager[object] = attrs.field(factory=nullcontext)
     starts_step: bool = True
     ends_step: bool = True
     stop: Stop = attrs.field(factory=Stop)
@@ -131,9 +133,9 @@ class Context:
         default=attrs.Factory(lambda self: self.accelerator.device, takes_self=True)
     )
     optimizers: Optimizers = attrs.field(factory=Optimizers)
-    data: Iterable[Any] | None = None
-    train_data: Iterable[Any] | None = None
-    valid_data: Iterable[Any] | None = None
+    data: Iterable[Batch] | None = None
+    train_data: Iterable[Batch] | None = None
+    valid_data: Iterable[Batch] | None = None
     min_epochs: int = 0
     max_epochs: int = 0
     epoch: int = 0
@@ -144,9 +146,9 @@ class Context:
     loss_fn: Loss | None = None
     loss: Any = attrs.field(factory=Values)
     loss_grad: torch.Tensor | None = None
-    backward: Callable[[torch.Tensor], Any] = _backward
-    step_opt: Callable[[torch.optim.Optimizer], Any] = _step_opt
-    metrics: dict[str, list[Any]] = attrs.field(factory=lambda: {"train": [], "valid": []})
+    backward: Callable[[torch.Tensor], object] = _backward
+    step_opt: Callable[[torch.optim.Optimizer], object] = _step_opt
+    metrics: dict[str, list[Metric]] = attrs.field(factory=lambda: {"train": [], "valid": []})
     records: Records = attrs.field(factory=new_records)
     hparams: Mapping[str, Any] = attrs.field(factory=Values)
     opt_hparams: Mapping[str, Any] = attrs.field(factory=Values)
@@ -190,26 +192,26 @@ class Context:
         return name
 
     @property
-    def input(self) -> Any:
+    def input(self) -> Batch:
         """The first part of the batch (the batch itself, if it has no parts)."""
         batch = self.batch
         return batch[0] if type(batch) is _LIST and batch else input_of(batch)
 
     @input.setter
-    def input(self, value: Any) -> None:
+    def input(self, value: Batch) -> None:
         self.batch = with_part(self.batch, 0, value)
 
     @property
-    def target(self) -> Any:
+    def target(self) -> Batch:
         """The second part of the batch, or None."""
         batch = self.batch
         return batch[1] if type(batch) is _LIST and len(batch) > 1 else target_of(batch)
 
     @target.setter
-    def target(self, value: Any) -> None:
+    def target(self, value: Batch) -> None:
         self.batch = with_part(self.batch, 1, value)
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[object]:
         """What a custom step enters around its forward passes and losses.
 
         Under `MixedPrecision` it is torch's autocast, else nothing.
@@ -260,7 +262,7 @@ class Context:
             if torch.is_grad_enabled() is not grad_enabled:
                 torch.set_grad_enabled(grad_enabled)
 
-    def log(self, what: str, set: str, value: Any) -> None:
+    def log(self, what: str, set: str, value: object) -> None:
         """Append `value` to `records[what][set]`."""
         append(self.records, what, set, value)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 
 from luzpy.core.context import Context, internals
 from luzpy.data.batches import batch_rows, batches
 from luzpy.ground.errors import add_note
-
-_TENSOR: Any = torch.Tensor  # untyped: a user's batch may be anything
 
 
 def fetch(ctx: Context, name: str) -> Iterator[None]:
@@ -40,7 +37,7 @@ def fetch(ctx: Context, name: str) -> Iterator[None]:
                 ctx.batch = batch
                 ctx.iter += 1
                 first = ctx.input
-                if isinstance(first, _TENSOR) and first.ndim:
+                if isinstance(first, torch.Tensor) and first.ndim:
                     run.n_rows = rows = first.size(0)
                 else:
                     run.n_rows = rows = batch_rows(batch, first, ctx.target)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from luzpy.core.fetch import fetch
 from luzpy.core.hooks import STOP_HOOKS
 from luzpy.core.loss import compute_loss
 from luzpy.core.modules import bound, trained_parameters, unwrapped
+from luzpy.ground.types import Batch
 
 
 def fit(ctx: Context) -> str:
@@ -49,7 +49,7 @@ def train(ctx: Context) -> bool:
     if ctx.data is None:
         return True
     ctx.call("on_train_begin")
-    step = _step(ctx, train_step, trained_parameters(ctx))
+    step = _step(ctx, partial(train_step, ctx, trained_parameters(ctx)))
     with torch.enable_grad():
         for _ in fetch(ctx, "data"):
             ctx.call("on_train_batch_begin")
@@ -67,7 +67,7 @@ def validate(ctx: Context, name: str = "valid_data") -> bool:
     if ctx.data is None:
         return True
     ctx.call("on_valid_begin")
-    step = _step(ctx, valid_step)
+    step = _step(ctx, partial(valid_step, ctx))
     with torch.no_grad():
         for _ in fetch(ctx, name):
             ctx.call("on_valid_batch_begin")
@@ -79,7 +79,7 @@ def validate(ctx: Context, name: str = "valid_data") -> bool:
     return True
 
 
-def predict(ctx: Context, function: Callable[[Any], Any]) -> Iterator[Any]:
+def predict(ctx: Context, function: Callable[[Batch], Batch]) -> Iterator[Batch]:
     """The predictions of `function`, batch by batch."""
     run = internals(ctx)
     with bound(ctx), torch.no_grad():
@@ -129,7 +129,7 @@ def valid_step(ctx: Context) -> None:
     run.opt_name = None
 
 
-def _step(ctx: Context, default: Callable[..., None], *args: Any) -> Callable[[], None]:
+def _step(ctx: Context, default: Callable[[], None]) -> Callable[[], None]:
     """The module's own `step`, else luzpy's."""
     own = getattr(unwrapped(ctx.model), "step", None)
-    return partial(default, ctx, *args) if own is None else own
+    return default if own is None else own

@@ -10,6 +10,7 @@ from torch import nn
 
 from luzpy.core.context import Context, Loss, where
 from luzpy.core.modules import unwrapped
+from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.ground.errors import add_note
 from luzpy.ground.types import Batch
@@ -17,7 +18,7 @@ from luzpy.ground.types import Batch
 _TENSOR: Any = torch.Tensor  # untyped: a user's loss may return anything
 
 
-def build_loss(spec: Spec[Any], model: nn.Module, device: torch.device) -> Loss:
+def build_loss(spec: Spec[Result], model: nn.Module, device: torch.device) -> Loss:
     """The loss function of a run; a module's buffers are on the run's device.
 
     Raises:

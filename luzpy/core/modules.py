@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from typing import Any, final
 
@@ -26,12 +26,12 @@ class _BoundContext:
     nothing of it. A run within a run, such as `predict` in a callback, is bound in between.
     """
 
-    def __init__(self, replaced: Any, found: Any) -> None:
+    def __init__(self, replaced: object, found: object) -> None:
         self.replaced = replaced  # in the class itself
         self.found = found  # there, or in one that it derives from
         self.runs: dict[int, list[Context]] = {}
 
-    def __get__(self, module: Any, owner: type) -> Any:
+    def __get__(self, module: nn.Module | None, owner: type) -> object:
         runs = self.runs.get(id(module))
         if runs:
             return runs[-1]
@@ -42,10 +42,10 @@ class _BoundContext:
             return self.found if get is None else get(module, owner)
         raise AttributeError(f"{owner.__name__!r} object has no attribute 'ctx'")
 
-    def __set__(self, module: Any, value: Any) -> None:
+    def __set__(self, module: nn.Module, value: object) -> None:
         module.__dict__["ctx"] = value
 
-    def __delete__(self, module: Any) -> None:
+    def __delete__(self, module: nn.Module) -> None:
         del module.__dict__["ctx"]
 
 
@@ -128,7 +128,8 @@ def named_parts(model: Any) -> list[tuple[str, nn.Module]]:
 
 def optimized_parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[nn.Parameter]:
     """Every parameter of the optimizers, once."""
-    groups: list[Mapping[str, Any]] = [group for opt in optimizers for group in opt.param_groups]
+    groups: Iterable[dict[str, list[nn.Parameter]]]
+    groups = (group for opt in optimizers for group in opt.param_groups)
     return list(dict.fromkeys(parameter for group in groups for parameter in group["params"]))
 
 

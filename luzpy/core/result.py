@@ -16,25 +16,14 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False, repr=False, kw_only=True)
 class Result:
-    """A fitted model and what its training logged.
-
-    Attributes:
-        model: The trained `nn.Module`, in eval mode.
-        records: Metrics and timings, as plain dicts and lists.
-        hparams: The module's hyperparameters.
-        opt_hparams: The optimizer's hyperparameters.
-        stopped: How training ended: `"completed"`, `"early stopping"`, `"interrupted"`, or the
-            reason given to `ctx.stop`.
-        spec: The specification that it was fitted from; of a loaded one the module alone.
-        opt_names: The names of the optimizers.
-    """
+    """The fields of a `FittedModule`, which says what each is."""
 
     model: nn.Module
     records: Records
     hparams: Values
     opt_hparams: Values
     stopped: str
-    spec: Any
+    spec: Any  # what it was fitted from; of a loaded one the module alone
     opt_names: tuple[str, ...] = ("opt",)
 
     @property
@@ -48,7 +37,7 @@ def _(x: Result) -> pd.DataFrame:
     return metrics_frame(x.records)
 
 
-def check_fitted(fitted: Any) -> None:
+def check_fitted(fitted: object) -> None:
     """Raise a TypeError unless `fitted` is a fitted model."""
     if not isinstance(fitted, Result):
         raise TypeError(f"`fitted` must be a FittedModule, got {type(fitted).__name__}.")

@@ -18,55 +18,44 @@ from luzpy.metrics.metric_set import MetricSet
 
 ModuleMaker = nn.Module | type[nn.Module] | Callable[..., nn.Module]
 OptimizerMaker = Callable[..., Any]
-R = TypeVar("R", bound=Result)
+T = TypeVar("T")
+R = TypeVar("R", bound=Result, covariant=True)
 
 
-def _check_seed(instance: Any, attribute: Any, seed: Any) -> None:
+def _check_seed(instance: object, attribute: object, seed: int) -> None:
     if not is_whole(seed):
         raise TypeError(f"`seed` must be a whole number, got {seed!r}.")
     if not 0 <= seed < 2**63:
         raise ValueError(f"`seed` must be between 0 and 2**63, got {seed!r}.")
 
 
-def _read_only(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+def _read_only(mapping: Mapping[str, T]) -> Mapping[str, T]:
     return MappingProxyType(dict(mapping))
 
 
 @attrs.frozen(eq=False, repr=False, kw_only=True)
 class Spec(Generic[R]):
-    """A module with its loss, optimizer and metrics; R is what fitting it gives.
-
-    Attributes:
-        module: The module's class, a function that makes one, or an instance.
-        loss: `loss(input, target)`, if not the module's own.
-        optimizer: `optimizer(params, **opt_hparams)`, if not the module's own `set_optimizers`.
-        metrics: What is measured beside the loss.
-        backward: What replaces `loss.backward()`.
-        hparams: Arguments of the module; read-only.
-        opt_hparams: Arguments of the optimizer; read-only.
-        seed: What the initial weights are drawn from.
-        reinitialize: Whether a module instance is given new weights.
-    """
+    """The fields of a `LuzModule`, which says what each is; R is what fitting it gives."""
 
     module: ModuleMaker
     loss: Loss | None = None
     optimizer: OptimizerMaker | None = None
     metrics: MetricSet = attrs.field(factory=MetricSet)
-    backward: Callable[[torch.Tensor], Any] | None = None
+    backward: Callable[[torch.Tensor], object] | None = None
     seed: int = attrs.field(default=0, validator=_check_seed)
     hparams: Mapping[str, Any] = attrs.field(factory=Values, converter=_read_only)
     opt_hparams: Mapping[str, Any] = attrs.field(factory=Values, converter=_read_only)
-    reinitialize: bool = False
+    reinitialize: bool = False  # whether a module instance is given new weights
 
     def result(self, **fields: Any) -> R:
         """What a fit of this specification returns."""
         raise NotImplementedError  # one that was read from a file is evaluated, not fitted
 
-    def __reduce__(self) -> Any:  # a mapping that is read-only has no pickle of its own
+    def __reduce__(self) -> tuple[object, ...]:  # read-only mappings have no pickle of their own
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
         fields |= {name: dict(fields[name]) for name in ("hparams", "opt_hparams")}
         return _remade, (type(self), fields)
 
 
-def _remade(kind: type[Any], fields: Values) -> Any:
+def _remade(kind: type[T], fields: Values) -> T:
     return kind(**fields)

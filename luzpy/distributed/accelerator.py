@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, zip_longest
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from luzpy.core.callback import Callback
 from luzpy.core.modules import unwrapped, unwrapped_from_ddp
 from luzpy.distributed.gradient_sync import GradientSync
 from luzpy.distributed.launch import (
+    Accelerate,
     check_accelerate,
     is_accelerate,
     launched_size,
@@ -33,6 +34,7 @@ from luzpy.ground.types import Batch, Loader
 from luzpy.metrics.metric import Metric
 
 T = TypeVar("T")
+L = TypeVar("L", bound=Loader | None)
 _MISSING = object()
 
 PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -133,7 +135,7 @@ class Accelerator:
             self.dtype = PRECISIONS[os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"]
 
     @classmethod
-    def from_accelerate(cls, accelerate: Any) -> Accelerator:
+    def from_accelerate(cls, accelerate: Accelerate) -> Accelerator:
         """The processes, device, precision and accumulation of an `accelerate.Accelerator`.
 
         Raises:
@@ -219,7 +221,7 @@ class Accelerator:
         """What `prepare_training` was given; a module that torch.compile has made stays one."""
         return unwrapped_from_ddp(model)
 
-    def prepare_train_loader(self, loader: Loader) -> Any:
+    def prepare_train_loader(self, loader: Loader) -> Loader | ShardedLoader:
         """This process's batches for training; the loader itself where nothing is shared."""
         if not self.is_distributed and self.accumulate == 1:
             return loader
@@ -231,13 +233,13 @@ class Accelerator:
             name="data",
         )
 
-    def prepare_loader(self, loader: Any, *, name: str) -> Any:
+    def prepare_loader(self, loader: L, *, name: str) -> L | ShardedLoader:
         """This process's batches; those of all processes together have every row once."""
         if loader is None or not self.is_distributed:
             return loader
         return ShardedLoader(loader, self._group, name=name)
 
-    def prepare_metric(self, metric: Metric, loader: Any) -> Metric:
+    def prepare_metric(self, metric: Metric, loader: Iterable[Batch] | None) -> Metric:
         """A metric over the batches of all processes."""
         if not self.is_distributed:
             return metric
@@ -250,7 +252,7 @@ class Accelerator:
         callbacks = [GradientSync(self._group), *callbacks]
         return [*callbacks, StopSync(self._group)] if self.is_distributed else callbacks
 
-    def prepare_batch(self, batch: Batch, device: torch.device | None = None) -> Any:
+    def prepare_batch(self, batch: Batch, device: torch.device | None = None) -> Batch:
         """Move every tensor of `batch`, nested at will, to the device.
 
         To a CUDA device they are copied from pinned memory on a stream of their own: while the
@@ -329,7 +331,7 @@ class Accelerator:
         return f"<luzpy.Accelerator on {self.device}{ranks}>"
 
 
-def check_accelerator(accelerator: Any) -> Accelerator:
+def check_accelerator(accelerator: object) -> Accelerator:
     """The accelerator, or a new one for None.
 
     Raises:

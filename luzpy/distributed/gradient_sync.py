@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import nn
@@ -38,8 +38,8 @@ class GradientSync(Callback):
         parallel = isinstance(ctx.model, nn.parallel.DistributedDataParallel)
         self._wrapped = parallel or self.group.is_sharded
         self._averaged = self._scaled = False
-        self._sync: AbstractContextManager[Any] | None = None
-        self._backward: Callable[[torch.Tensor], Any] = ctx.backward
+        self._sync: AbstractContextManager[object] | None = None
+        self._backward: Callable[[torch.Tensor], object] = ctx.backward
         assert isinstance(ctx.train_data, ShardedLoader)
         self._loader = ctx.train_data
         wrapped = ctx.model.parameters() if self._wrapped else ()
@@ -92,7 +92,9 @@ class GradientSync(Callback):
                 loss = loss * self._loss_scale
         self._backward(loss)
 
-    def _before_own_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_own_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
         """A module's own step may call the hook above, or not."""
         if any(argument is not None for argument in (*args[1:], *kwargs.values())):
             raise LuzError(
@@ -107,7 +109,7 @@ class GradientSync(Callback):
                     parameter.grad.mul_(self._loss_scale)
         self._average(parameters)
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_step(self, *_: object) -> None:
         self._averaged = self._scaled = False
 
     def _average(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import nn
 
 from luzpy.ground.errors import LuzError
 
@@ -18,7 +22,27 @@ def launched_size() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
-def new_accelerate(cpu: bool) -> Any:
+class Accelerate(Protocol):
+    """What luzpy uses of an `accelerate.Accelerator`."""
+
+    num_processes: int
+    process_index: int
+    device: torch.device
+    device_placement: bool
+    mixed_precision: str
+    gradient_accumulation_steps: int
+    split_batches: bool
+    native_amp: bool
+    distributed_type: Any
+    state: object
+
+    def prepare(self, *args: object) -> tuple[nn.Module, ...]: ...
+    def prepare_model(self, model: nn.Module, *, device_placement: bool) -> nn.Module: ...
+    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor: ...
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[object]: ...
+
+
+def new_accelerate(cpu: bool) -> Accelerate:
     """An `accelerate.Accelerator` over the processes that were launched.
 
     Raises:
@@ -31,13 +55,13 @@ def new_accelerate(cpu: bool) -> Any:
     return package.Accelerator(cpu=cpu)
 
 
-def is_accelerate(accelerator: Any) -> bool:
+def is_accelerate(accelerator: object) -> TypeGuard[Accelerate]:
     """Whether this is an `accelerate.Accelerator`."""
     package: Any = sys.modules.get("accelerate")  # whoever has one has imported it
     return package is not None and isinstance(accelerator, package.Accelerator)
 
 
-def check_accelerate(accelerate: Any) -> None:
+def check_accelerate(accelerate: Accelerate) -> None:
     """Raise unless luzpy can run on this `accelerate.Accelerator`.
 
     Raises:
@@ -62,7 +86,7 @@ def check_accelerate(accelerate: Any) -> None:
         )
 
 
-def shards(accelerate: Any) -> bool:
+def shards(accelerate: Accelerate) -> bool:
     """Whether it is set to FSDP of version 2."""
     plugin = getattr(accelerate.state, "fsdp_plugin", None)
     return accelerate.distributed_type.value == "FSDP" and getattr(plugin, "fsdp_version", 1) == 2

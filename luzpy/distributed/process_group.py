@@ -13,9 +13,11 @@ from typing import Any, TypeVar, cast, final
 import torch
 from torch import nn
 
-from luzpy.distributed.launch import shards
+from luzpy.distributed.launch import Accelerate, shards
 
 T = TypeVar("T")
+
+_KEPT = ("_models", "_optimizers")
 
 PATIENCE = timedelta(seconds=20)
 
@@ -63,7 +65,7 @@ class ProcessGroup(ABC):
         """Wait for all ranks; whether they came within `PATIENCE`."""
 
     @abstractmethod
-    def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[object]:
         """Within it, backward passes through what `wrap` gave add to this rank's gradients only."""
 
     def broadcast_from_main(self, function: Callable[[], T]) -> T:
@@ -98,7 +100,7 @@ class SingleProcess(ProcessGroup):
     def barrier(self) -> bool:
         return True
 
-    def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[object]:
         return nullcontext()
 
 
@@ -110,7 +112,7 @@ class MultiProcess(ProcessGroup):
         accelerate: An `accelerate.Accelerator`.
     """
 
-    def __init__(self, accelerate: Any) -> None:
+    def __init__(self, accelerate: Accelerate) -> None:
         self.accelerate = accelerate
         self.rank = accelerate.process_index
         self.size = accelerate.num_processes
@@ -121,7 +123,8 @@ class MultiProcess(ProcessGroup):
         accelerate = self.accelerate
         # MixedPrecision sees to that.
         autocast, accelerate.native_amp = accelerate.native_amp, False
-        kept = (accelerate._models, accelerate._optimizers)  # for checkpoints of Accelerate's own
+        # What it keeps for checkpoints of its own.
+        kept: list[list[object]] = [getattr(accelerate, name) for name in _KEPT]
         counts = [len(items) for items in kept]
         try:
             if self.is_sharded:  # the optimizers are given its parameters
@@ -144,7 +147,7 @@ class MultiProcess(ProcessGroup):
         return _from_bytes(held[0])
 
     def scatter_object(self, objs: list[T] | None) -> T:
-        held: list[Any] = [None]
+        held: list[bytes | None] = [None]
         packed = None if objs is None else [_as_bytes(obj) for obj in objs]
         torch.distributed.scatter_object_list(held, packed, src=0, group=self._group)
         return _from_bytes(held[0])
@@ -159,23 +162,24 @@ class MultiProcess(ProcessGroup):
             return False
         return True
 
-    def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[object]:
         return self.accelerate.no_sync(model)
 
 
 @cache
-def _cpu_group(world: Any) -> Any:
+def _cpu_group(world: object) -> Any:
     """The group by which objects go: a GPU is not waited for. It is open till the process ends."""
     return torch.distributed.new_group(backend="gloo")
 
 
-def _as_bytes(obj: Any) -> bytes:
+def _as_bytes(obj: object) -> bytes:
     """An object as a file of torch's: not all tensors survive the pickles of `distributed`."""
     file = io.BytesIO()
     torch.save(obj, file)
     return file.getvalue()
 
 
-def _from_bytes(packed: Any) -> Any:
+def _from_bytes(packed: bytes | None) -> Any:
     # What comes from the other processes of the run is the user's own.
+    assert packed is not None
     return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)

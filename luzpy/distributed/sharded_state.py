@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from luzpy.ground.nested import map_nested
 from luzpy.ground.types import Values
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
-def full_state(state: Any) -> Any:
+
+def full_state(state: Values) -> Values:
     """A state with every sharded tensor gathered. All processes call it, with the same keys."""
     kind = _sharded_kind()
     if kind is None:
         return state
 
-    def full(tensor: Any) -> Any:
+    def full(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.full_tensor() if isinstance(tensor, kind) else tensor
 
     return map_nested(full, state)
 
 
-def shard_like(state: Mapping[str, Any], own: Mapping[str, Any]) -> Values:
+def shard_like(state: Values, own: Values) -> Values:
     """`state` with each tensor sharded as the one of its name in `own` is."""
     return {name: _sharded(tensor, own.get(name)) for name, tensor in state.items()}
 
@@ -39,12 +41,12 @@ def shard_optimizer(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = _sharded(value, parameter)
 
 
-def _sharded_kind() -> Any:
+def _sharded_kind() -> type[DTensor] | None:
     """The class of sharded tensors; None while nobody has made one."""
     return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
 
 
-def _sharded(tensor: Any, like: Any) -> Any:
+def _sharded(tensor: torch.Tensor, like: object) -> torch.Tensor:
     kind = _sharded_kind()
     if kind is None or not isinstance(like, kind) or isinstance(tensor, kind):
         return tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import Any, cast, final
+from typing import Any, TypeVar, cast, final
 
 import attrs
 import torch
@@ -20,6 +20,8 @@ from luzpy.data.batches import batch_rows, batches, draws_as_it_goes, gathers, i
 from luzpy.data.dataset import length_of
 from luzpy.distributed.process_group import ProcessGroup
 from luzpy.ground.types import Batch, Loader
+
+T = TypeVar("T")
 
 GROUPS_AT_ONCE = 64  # of which the main rank tells the others the rows
 
@@ -152,6 +154,11 @@ class ShardedLoader:
         """How many optimizer steps an epoch has."""
         return n_groups(len(self), self.accumulate, whole=False)
 
+    @property
+    def weight(self) -> float:
+        """What this rank's mean loss counts in the mean over ranks."""
+        return self.rows * self.processes.size / self.group_rows
+
     def _parts(self) -> Iterator[Part]:
         if self.processes.size == 1 or gathers(self.loader):
             return self._of_all()
@@ -176,9 +183,9 @@ class ShardedLoader:
             _grouped(batches(self.loader), self.processes.size) if self.processes.is_main else None
         )
         while True:
-            deal: list[Any] | None = None
+            deal: list[Part | None] | None = None
             if groups is not None:
-                group: list[Any] = next(groups, None) or []
+                group = next(groups, None) or []
                 if self.is_left_out(group):
                     group = []
                 rows = [_rows(batch) for batch in group]
@@ -200,11 +207,11 @@ class ShardedLoader:
                 rows, group_rows = everyones[self.processes.rank], sum(everyones)
             yield Part(batch, rows, group_rows)
 
-    def is_left_out(self, group: list[Any]) -> bool:
+    def is_left_out(self, group: list[Batch]) -> bool:
         """Whether a group is short and to be left out."""
         return self.whole_groups and len(group) < self.processes.size
 
-    def _in_the_same_order(self) -> Iterator[Any]:
+    def _in_the_same_order(self) -> Iterator[Batch]:
         """The loader's batches, shuffled as on the main rank."""
         if self.processes.size == 1:
             return batches(self.loader)
@@ -225,7 +232,7 @@ class _RowsOfRank:
         self.shard = shard
         self.sizes: deque[tuple[int, int]] = deque()
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[list[int]]:
         shard, processes = self.shard, self.shard.processes
         self.sizes.clear()
         sampler: Any = cast(Any, shard.loader).batch_sampler
@@ -242,7 +249,7 @@ class _RowsOfRank:
         return len(self.shard)
 
 
-def _goes_its_own_way(loader: Any) -> bool:
+def _goes_its_own_way(loader: Loader) -> bool:
     """Whether the DataLoader is of a class of the user's that gives the batches itself."""
     return cast(Any, type(loader)).__iter__ is not cast(Any, DataLoader).__iter__
 
@@ -252,12 +259,12 @@ def n_groups(n_batches: int, size: int, *, whole: bool) -> int:
     return n_batches // size if whole else -(-n_batches // size)
 
 
-def _grouped(source: Iterator[Any], size: int) -> Iterator[list[Any]]:
+def _grouped(source: Iterator[T], size: int) -> Iterator[list[T]]:
     while group := list(islice(source, size)):
         yield group
 
 
-def _part(group: list[Any], rows: list[int], rank: int) -> Part:
+def _part(group: list[Batch], rows: list[int], rank: int) -> Part:
     if rank < len(group):
         return Part(group[rank], rows[rank], sum(rows))
     return Part(group[0], 0, sum(rows))
@@ -267,7 +274,7 @@ def _rows(batch: Batch) -> int:
     return batch_rows(batch, input_of(batch), target_of(batch))
 
 
-def _with_batch_sampler(loader: Any, sampler: Any) -> Loader:
+def _with_batch_sampler(loader: Any, sampler: _RowsOfRank) -> Loader:
     """A DataLoader like `loader` over other batches."""
     return DataLoader(
         loader.dataset,

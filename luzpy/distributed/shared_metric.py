@@ -40,7 +40,7 @@ class SharedMetric(Metric):
     is_shared = True
 
     def __init__(
-        self, metric: Metric, group: ProcessGroup, loader: Any, device: torch.device
+        self, metric: Metric, group: ProcessGroup, loader: object, device: torch.device
     ) -> None:
         self.metric = metric
         self.group = group
@@ -91,7 +91,7 @@ class SharedMetric(Metric):
         own = vars(self.metric).items()
         return state | {n: x for n, x in own if n not in state and not isinstance(x, NOT_STATE)}
 
-    def _take_in(self, own: Any) -> None:
+    def _take_in(self, own: tuple[Batch, Batch] | None) -> None:
         for batch in self.group.all_gather_object(to_device(own, CPU)):
             if batch is not None:
                 self.metric.update(*to_device(batch, self.device))

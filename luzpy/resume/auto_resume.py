@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Any, final
+from typing import final
 
 import torch
 
@@ -34,7 +34,7 @@ from luzpy.ground.random_state import (
     set_generator_state,
 )
 from luzpy.ground.signals import replace_handler, replaceable
-from luzpy.ground.types import Values
+from luzpy.ground.types import Batch, Values
 from luzpy.resume.loader import ResumableLoader
 from luzpy.resume.run_state import restore_run_state, run_state
 
@@ -100,12 +100,12 @@ class AutoResume(Callback):
         self._done = 0  # batches of this part that every callback has seen the end of
         self._part_began: Values | None = None
         self._resumes: Values | None = None  # the place, until the run is there
-        self._train_data: Any = None
+        self._train_data: Iterable[Batch] | None = None
         self._checked = False
         self._generators: Values = {}
         self._terminated = False
         self._handlers: list[Callable[[], None]] = []  # what puts the ones from before back
-        self._pass_on: Any = None
+        self._pass_on: Callable[[int, FrameType | None], object] | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
         self._begin()
@@ -347,7 +347,7 @@ def _data_state(ctx: Context) -> Values:
     }
 
 
-def _batch_count(loader: Any) -> int | None:
+def _batch_count(loader: object) -> int | None:
     """The batches of all processes together."""
     return None if loader is None else length_of(getattr(loader, "loader", loader))
 

@@ -9,6 +9,7 @@ from typing import Any, final
 from luzpy.data.batches import batches, draws_as_it_goes, skip_batch
 from luzpy.ground.errors import LuzError
 from luzpy.ground.random_state import InterleavedRandom
+from luzpy.ground.types import Batch
 
 _END = object()
 
@@ -24,7 +25,7 @@ class ResumableLoader:
         loader: Where the batches come from.
     """
 
-    def __init__(self, loader: Iterable[Any]) -> None:
+    def __init__(self, loader: Iterable[Batch]) -> None:
         self.loader = loader
         self._done: int | None = None
         self._name = ""
@@ -53,7 +54,7 @@ class ResumableLoader:
     def __len__(self) -> int:
         return len(self.loader)  # pyright: ignore[reportArgumentType]  (a TypeError, as of any)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch]:
         done, self._done = self._done, None
         if done == 0:  # the order is drawn anew, from the state in which it was drawn before
             self._restore()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -48,7 +47,7 @@ def prepare_fit(
     spec: Spec[Any],
     model: nn.Module,
     train_data: Loader,
-    valid_data: Iterable[Any] | None,
+    valid_data: Loader | None,
     *,
     epochs: tuple[int, int],
     callbacks: list[Callback],

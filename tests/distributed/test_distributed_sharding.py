@@ -133,6 +133,12 @@ def test_number_of_groups(n_batches, size, whole, groups):
     assert n_groups(n_batches, size, whole=whole) == groups
 
 
+def test_a_rank_weighs_what_it_has_of_its_group():
+    shard = ShardedLoader(gathered(5, 5, False), Threads(0, 2, Barrier(2), {}), name="data")
+    shard.rows, shard.group_rows = 2, 8
+    assert shard.weight == 0.5  # a quarter of the rows, times two ranks
+
+
 @pytest.mark.parametrize("loader_of", [gathered, by_row])
 def test_the_rows_of_a_step_are_counted_as_it_gathers_them(loader_of):
     # batches of 3, 3, 3 and 1 rows, three of which make a step, as the loop sees them
