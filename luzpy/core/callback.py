@@ -139,9 +139,9 @@ class Callback:
         """Called when early stopping has ended training, before `on_fit_end`."""
 
     def hook(self, name: str) -> Hook | None:
-        """The callback's own hook of that name, or None if it does not write that one."""
-        own = name in vars(self) or getattr(type(self), name) is not getattr(Callback, name)
-        return getattr(self, name) if own else None
+        """The hook of that name, or None if the callback does not write that one."""
+        written = name in vars(self) or getattr(type(self), name) is not getattr(Callback, name)
+        return getattr(self, name) if written else None
 
     @staticmethod
     def from_functions(*, weight: float = 0, **hooks: Hook) -> Callback:

@@ -131,5 +131,5 @@ def valid_step(ctx: Context) -> None:
 
 def _step(ctx: Context, default: Callable[[], None]) -> Callable[[], None]:
     """The module's own `step`, else luzpy's."""
-    own = getattr(unwrapped(ctx.model), "step", None)
-    return default if own is None else own
+    step = getattr(unwrapped(ctx.model), "step", None)
+    return default if step is None else step

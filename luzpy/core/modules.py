@@ -110,14 +110,15 @@ def in_eval_mode(model: nn.Module) -> Generator[None]:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The user's own module, also when `torch.compile` or DistributedDataParallel wraps it."""
     while True:
-        inner: Any = getattr(unwrapped_from_ddp(model), "_orig_mod", unwrapped_from_ddp(model))
+        inner: nn.Module = unwrapped_from_ddp(model)
+        inner = getattr(inner, "_orig_mod", inner)
         if inner is model:
             return model
         model = inner
 
 
 def unwrapped_from_ddp(model: Any) -> nn.Module:
-    """The module within a DistributedDataParallel; any other as it is."""
+    """What DistributedDataParallel wraps; any other module as it is."""
     return model.module if isinstance(model, _DDP) else model
 
 

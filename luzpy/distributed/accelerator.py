@@ -170,7 +170,7 @@ class Accelerator:
 
     @property
     def process_index(self) -> int:
-        """The number of this one, from 0."""
+        """The rank of this one, from 0."""
         return self._group.rank
 
     @property
@@ -217,9 +217,8 @@ class Accelerator:
             )
         return model
 
-    def unwrap(self, model: nn.Module) -> nn.Module:
-        """What `prepare_training` was given; a module that torch.compile has made stays one."""
-        return unwrapped_from_ddp(model)
+    # What `prepare_training` was given; a module that torch.compile has made stays one.
+    unwrap = staticmethod(unwrapped_from_ddp)
 
     def prepare_train_loader(self, loader: Loader) -> Loader | ShardedLoader:
         """This process's batches for training; the loader itself where nothing is shared."""
@@ -301,7 +300,7 @@ class Accelerator:
         """Every process's `obj`."""
         return self._group.all_gather_object(obj)
 
-    def own_of(self, gathered: list[T]) -> T | None:
+    def local_entry(self, gathered: list[T]) -> T | None:
         """This process's entry of what `gather` gave; None if that run had fewer processes."""
         return gathered[self._group.rank] if self._group.rank < len(gathered) else None
 
@@ -350,12 +349,8 @@ def check_accelerator(accelerator: object) -> Accelerator:
 
 
 def _choose_device(cpu: bool, cuda_index: int | None) -> torch.device:
-    if cpu:
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device(
-            "cuda", torch.cuda.current_device() if cuda_index is None else cuda_index
-        )
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    if not cpu and torch.cuda.is_available():
+        index = torch.cuda.current_device() if cuda_index is None else cuda_index
+        return torch.device("cuda", index)
+    has_mps = not cpu and torch.backends.mps.is_available()
+    return torch.device("mps" if has_mps else "cpu")

@@ -24,9 +24,6 @@ class GradientSync(Callback):
 
     Every row counts alike: N ranks with batches of b rows, k of which make a step, take the steps
     of one process with batches of N·k·b rows, the short ones at the end of an epoch included.
-
-    Args:
-        group: The processes.
     """
 
     weight: float = float("-inf")  # before every callback that looks at gradients
@@ -53,7 +50,7 @@ class GradientSync(Callback):
         if not self._wrapped:
             self.group.broadcast_weights(unwrapped(ctx.model))
             for optimizer in ctx.optimizers.values():
-                optimizer.register_step_pre_hook(self._before_own_step)
+                optimizer.register_step_pre_hook(self._before_step)
                 optimizer.register_step_post_hook(self._after_step)
 
     def on_train_batch_begin(self, ctx: Context) -> None:
@@ -71,10 +68,7 @@ class GradientSync(Callback):
         if self.group.size > 1:
             self._averaged = False  # also if a step was skipped
             self._average(trained_parameters(ctx))
-        if self._gradient_scale != 1:
-            for parameter in trained_parameters(ctx):
-                if parameter.grad is not None:
-                    parameter.grad.mul_(self._gradient_scale)
+        _scale_gradients(trained_parameters(ctx), self._gradient_scale)
 
     def on_train_batch_end(self, ctx: Context) -> None:
         if self._sync is not None:
@@ -92,21 +86,18 @@ class GradientSync(Callback):
                 loss = loss * self._loss_scale
         self._backward(loss)
 
-    def _before_own_step(
+    def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
-        """A module's own step may call the hook above, or not."""
+        """For a module with a `step`, which may call the hook `before_step`, or not."""
         if any(argument is not None for argument in (*args[1:], *kwargs.values())):
             raise LuzError(
                 "`step` must call the optimizer's `step()` without a closure in a distributed run: "
                 "each process would evaluate it as often as its own rows ask for."
             )
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        by_itself = not self._averaged and not self._scaled  # it called `loss.backward()`
-        if by_itself and self._loss_scale != 1:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(self._loss_scale)
+        if not self._averaged and not self._scaled:  # it called `loss.backward()` itself
+            _scale_gradients(parameters, self._loss_scale)
         self._average(parameters)
 
     def _after_step(self, *_: object) -> None:
@@ -130,11 +121,16 @@ def _next_seed() -> int:
 
 def broadcast_buffers(group: ProcessGroup, model: nn.Module) -> None:
     """Give `model` the main rank's buffers."""
-    own = dict(model.named_buffers())
-    if not own or group.size == 1:
-        return
-    for name, buffer in group.broadcast_object(own).items():
-        own[name].copy_(buffer)
+    buffers = dict(model.named_buffers())
+    if buffers and group.size > 1:
+        for name, buffer in group.broadcast_object(buffers).items():
+            buffers[name].copy_(buffer)
+
+
+def _scale_gradients(parameters: list[nn.Parameter], scale: float) -> None:
+    for parameter in parameters if scale != 1 else ():
+        if parameter.grad is not None:
+            parameter.grad.mul_(scale)
 
 
 def _average_gradients(group: ProcessGroup, parameters: list[nn.Parameter]) -> None:

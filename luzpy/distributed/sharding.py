@@ -134,7 +134,7 @@ class ShardedLoader:
         """Whether only the next batch tells that one is not the last."""
         loader = self.loader
         is_stream = isinstance(loader.dataset, IterableDataset)
-        return self.draws_as_it_goes or is_stream or _goes_its_own_way(loader)
+        return self.draws_as_it_goes or is_stream or _overrides_iter(loader)
 
     @property
     def resumable(self) -> bool:
@@ -161,42 +161,39 @@ class ShardedLoader:
 
     def _parts(self) -> Iterator[Part]:
         if self.processes.size == 1 or gathers(self.loader):
-            return self._of_all()
+            return self._from_all_batches()
         loader: Any = self.loader
         if (
             isinstance(loader.dataset, IterableDataset)
             or loader.batch_sampler is None
-            or _goes_its_own_way(loader)
+            or _overrides_iter(loader)
         ):
-            return self._dealt_out()
-        return self._of_own_rows()
+            return self._scattered_by_main()
+        return self._from_own_rows()
 
-    def _of_all(self) -> Iterator[Part]:
+    def _from_all_batches(self) -> Iterator[Part]:
         """This rank's batches out of all of them, which every rank reads."""
-        for group in _grouped(self._in_the_same_order(), self.processes.size):
+        for group in _grouped(self._shuffled_as_on_main(), self.processes.size):
             if not self.is_left_out(group):
                 yield _part(group, [_rows(batch) for batch in group], self.processes.rank)
 
-    def _dealt_out(self) -> Iterator[Part]:
-        """Batches that the main rank reads and deals out."""
-        groups = (
-            _grouped(batches(self.loader), self.processes.size) if self.processes.is_main else None
-        )
+    def _scattered_by_main(self) -> Iterator[Part]:
+        """Batches that only the main rank reads."""
+        size = self.processes.size
+        groups = _grouped(batches(self.loader), size) if self.processes.is_main else None
         while True:
-            deal: list[Part | None] | None = None
+            parts: list[Part | None] | None = None
             if groups is not None:
                 group = next(groups, None) or []
-                if self.is_left_out(group):
-                    group = []
                 rows = [_rows(batch) for batch in group]
-                everyone = range(self.processes.size)
-                deal = [_part(group, rows, rank) if group else None for rank in everyone]
-            part = self.processes.scatter_object(deal)
+                is_end = not group or self.is_left_out(group)
+                parts = [None if is_end else _part(group, rows, rank) for rank in range(size)]
+            part = self.processes.scatter_object(parts)
             if part is None:
                 return
             yield part
 
-    def _of_own_rows(self) -> Iterator[Part]:
+    def _from_own_rows(self) -> Iterator[Part]:
         """The batches of the rows that are this rank's: no rank reads another's."""
         sampler = _RowsOfRank(self)
         collates_all = cast(Any, self.loader).collate_fn is default_collate
@@ -211,17 +208,16 @@ class ShardedLoader:
         """Whether a group is short and to be left out."""
         return self.whole_groups and len(group) < self.processes.size
 
-    def _in_the_same_order(self) -> Iterator[Batch]:
-        """The loader's batches, shuffled as on the main rank."""
+    def _shuffled_as_on_main(self) -> Iterator[Batch]:
         if self.processes.size == 1:
             return batches(self.loader)
         main = self.processes.broadcast_object(torch.get_rng_state())
-        own = torch.get_rng_state()
+        local = torch.get_rng_state()
         torch.set_rng_state(main)
         source = batches(self.loader)
         first = list(islice(source, 1))  # the order is drawn with it
         if not self.processes.is_main:
-            torch.set_rng_state(own)
+            torch.set_rng_state(local)
         return chain(first, source)
 
 
@@ -249,8 +245,8 @@ class _RowsOfRank:
         return len(self.shard)
 
 
-def _goes_its_own_way(loader: Loader) -> bool:
-    """Whether the DataLoader is of a class of the user's that gives the batches itself."""
+def _overrides_iter(loader: Loader) -> bool:
+    """Whether the DataLoader's class is a user's that makes the batches itself."""
     return cast(Any, type(loader)).__iter__ is not cast(Any, DataLoader).__iter__
 
 

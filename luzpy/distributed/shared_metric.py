@@ -58,7 +58,7 @@ class SharedMetric(Metric):
     def update(self, preds: Batch, target: Batch) -> None:
         is_padding = getattr(self.loader, "is_padding", False)
         if self._takes_all:
-            self._take_in(None if is_padding else (preds, target))
+            self._update_from_all(None if is_padding else (preds, target))
         elif not is_padding:
             self.metric.update(preds, target)
 
@@ -69,10 +69,10 @@ class SharedMetric(Metric):
         if not self._merges:
             disable_sync(self.metric)
             return self.metric.compute()
-        states = self.group.all_gather_object(self._own_state())
+        states = self.group.all_gather_object(self._local_state())
         copies = [copy.deepcopy(self.metric) for _ in states]
-        for own, state in zip(copies, states, strict=True):
-            own.load_state_dict(from_primitives(state))
+        for metric, state in zip(copies, states, strict=True):
+            metric.load_state_dict(from_primitives(state))
         copies[0].merge(copies[1:])
         disable_sync(copies[0])
         return copies[0].compute()
@@ -83,15 +83,15 @@ class SharedMetric(Metric):
     def load_state_dict(self, state: Values) -> None:
         self.metric.load_state_dict(state)
 
-    def _own_state(self) -> Values:
+    def _local_state(self) -> Values:
         """All that was accumulated, also what a checkpoint cannot keep, such as an object."""
         state: Values = to_device(self.metric.state_dict(), CPU)
         if type(self.metric).state_dict is not Metric.state_dict:
             return state
-        own = vars(self.metric).items()
-        return state | {n: x for n, x in own if n not in state and not isinstance(x, NOT_STATE)}
+        rest = {n: x for n, x in vars(self.metric).items() if n not in state}
+        return state | {n: x for n, x in rest.items() if not isinstance(x, NOT_STATE)}
 
-    def _take_in(self, own: tuple[Batch, Batch] | None) -> None:
-        for batch in self.group.all_gather_object(to_device(own, CPU)):
+    def _update_from_all(self, local: tuple[Batch, Batch] | None) -> None:
+        for batch in self.group.all_gather_object(to_device(local, CPU)):
             if batch is not None:
                 self.metric.update(*to_device(batch, self.device))

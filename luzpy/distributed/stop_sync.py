@@ -20,11 +20,7 @@ AGREE_SECONDS = 1.0
 
 @final
 class StopSync(Callback):
-    """Holds `ctx.stop` of one process back until all of them know of it.
-
-    Args:
-        group: The processes.
-    """
+    """Holds `ctx.stop` of one process back until all of them know of it."""
 
     runs_last = True
 
@@ -34,9 +30,9 @@ class StopSync(Callback):
     def on_fit_begin(self, ctx: Context) -> None:
         self._every, self._passed, self._since = 1, 0, perf_counter()
         run = internals(ctx)
-        self._stop, self._requested = run.stop, Stop()
+        self._stop = run.stop
+        self._requested = run.requested = Stop()
         self._stop.reason = _first(self.group.all_gather_object(run.stop.reason))
-        run.requested = self._requested
 
     def on_train_batch_end(self, ctx: Context) -> None:
         self._agree(ctx, now=False)
@@ -52,8 +48,8 @@ class StopSync(Callback):
         if not now and self._passed < self._every:
             return
         pace = (perf_counter() - self._since) / self._passed
-        told = self.group.all_gather_object((self._requested.reason, pace))
-        reasons, paces = zip(*told, strict=True)
+        gathered = self.group.all_gather_object((self._requested.reason, pace))
+        reasons, paces = zip(*gathered, strict=True)
         self._passed, self._since = 0, perf_counter()
         self._every = max(1, min(AGREE_EVERY, int(AGREE_SECONDS / max(paces))))
         self._stop.request(_first(reasons))

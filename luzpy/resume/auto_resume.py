@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
 from typing import final
-
-import torch
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, at_exit, internals
 from luzpy.core.modules import named_parts, unwrapped
 from luzpy.data.batches import draws_as_it_goes
-from luzpy.data.dataset import Split, length_of
 from luzpy.files import container
 from luzpy.files.atomic import make_folder, real_path
 from luzpy.files.checkpoint import (
@@ -33,16 +28,16 @@ from luzpy.ground.random_state import (
     generators_in,
     set_generator_state,
 )
-from luzpy.ground.signals import replace_handler, replaceable
 from luzpy.ground.types import Batch, Values
+from luzpy.resume.data_state import DATA, data_state, restore_data
 from luzpy.resume.loader import ResumableLoader
 from luzpy.resume.run_state import restore_run_state, run_state
+from luzpy.resume.sigterm import Sigterm
 
 TERMINATED = "terminated"
 EARLY = "early stopping"
 # A run that has ended so needs no file any more.
 DONE = ("completed", EARLY)
-DATA = {"training": "train_data", "validation": "valid_data"}
 
 
 @final
@@ -99,13 +94,11 @@ class AutoResume(Callback):
         self._part = ""  # "train", "valid", or "epoch" at its end
         self._done = 0  # batches of this part that every callback has seen the end of
         self._part_began: Values | None = None
-        self._resumes: Values | None = None  # the place, until the run is there
+        self._resumes: Values | None = None  # what was saved, until the run is where it was
         self._train_data: Iterable[Batch] | None = None
         self._checked = False
         self._generators: Values = {}
-        self._terminated = False
-        self._handlers: list[Callable[[], None]] = []  # what puts the ones from before back
-        self._pass_on: Callable[[int, FrameType | None], object] | None = None
+        self._sigterm = Sigterm()
 
     def on_fit_begin(self, ctx: Context) -> None:
         self._begin()
@@ -127,7 +120,7 @@ class AutoResume(Callback):
             if loader is not None and _is_resumable(ctx) and draws_as_it_goes(loader):
                 setattr(ctx, name, ResumableLoader(loader))
         at_exit(ctx, self._end)
-        self._listen(ctx)
+        self._sigterm.listen(lambda: ctx.stop(TERMINATED))
         # Before any callback's `on_fit_end`: the state is that after the last batch.
         cut_short = Callback.from_functions(
             weight=float("-inf"), on_interrupt=self._save_in_epoch, on_fit_end=self._save_in_epoch
@@ -166,10 +159,10 @@ class AutoResume(Callback):
         self._save(ctx)
 
     def on_fit_end(self, ctx: Context) -> None:
-        reason = internals(ctx).stop.reason or DONE[0]
+        sigterm, reason = self._sigterm, internals(ctx).stop.reason or DONE[0]
         if reason == TERMINATED:  # agreed on: all processes come here
-            self._terminated = ctx.accelerator.any(self._terminated)
-        if reason in DONE and not self._terminated and ctx.accelerator.is_main:
+            sigterm.received = ctx.accelerator.any(sigterm.received)
+        if reason in DONE and not sigterm.received and ctx.accelerator.is_main:
             self._file.unlink(missing_ok=True)
 
     def _begin_part(self, ctx: Context, part: str) -> None:
@@ -199,7 +192,7 @@ class AutoResume(Callback):
             "now": states[0],
             "now_of_other_ranks": states[1:],
             "run": run_state(ctx),
-            "data": _data_state(ctx),
+            "data": data_state(ctx),
         }
         return content
 
@@ -222,9 +215,9 @@ class AutoResume(Callback):
 
     def _resume(self, ctx: Context, content: Values) -> None:
         check_fit(ctx, content, self.path)
-        place: Values = content["resume"]
-        part: str = place["part"]
-        if part != "epoch" and "trail" in place:
+        saved: Values = content["resume"]
+        part: str = saved["part"]
+        if part != "epoch" and "trail" in saved:
             raise LuzError(
                 f"{self.path} was written in the middle of an epoch by luzpy 0.1.0, which this "
                 "version cannot go on with: finish the run with that version."
@@ -234,70 +227,48 @@ class AutoResume(Callback):
                 f"{self.path} was written by one process in the middle of an epoch, and can go on "
                 "in one process only."
             )
-        states = [place["now"], *place.get("now_of_other_ranks", [])]
+        states = [saved["now"], *saved.get("now_of_other_ranks", [])]
         # Fewer processes may take larger batches.
         same_batches = ctx.accelerator.is_gathered_here(states)
-        _restore_data(ctx, place["data"], self.path, same_batches=same_batches)
+        restore_data(ctx, saved["data"], self.path, same_batches=same_batches)
 
         def restore() -> None:
             restore_checkpoint(ctx, content, self.path)
-            restore_run_state(ctx, place["run"])
-            began_anew = part != "epoch" and not place["batches"]
-            state = place["began"] if began_anew else ctx.accelerator.own_of(states)
+            restore_run_state(ctx, saved["run"])
+            began_anew = part != "epoch" and not saved["batches"]
+            state = saved["began"] if began_anew else ctx.accelerator.local_entry(states)
             if state is not None:  # the run may have had fewer processes
                 self._restore_random(state)
-            ctx.iter = self._done = place["batches"]
+            ctx.iter = self._done = saved["batches"]
             self._resumes = None
             if internals(ctx).stop.reason:  # stopped on the way: the file is still the state
                 self._part = ""
 
         if ctx.verbose:
-            print(f"Resuming after {_described(content['epoch'], place)}, from {self.path}")
+            print(f"Resuming after {_described(content['epoch'], saved)}, from {self.path}")
         if part == "epoch":
             ctx.epoch = content["epoch"]
             restore()
-            if place.get("stopped") == EARLY:  # killed before it could return; all processes know
+            if saved.get("stopped") == EARLY:  # killed before it could return; all processes know
                 internals(ctx).stop.request(EARLY)
             return
-        ctx.epoch, self._resumes = content["epoch"] - 1, place
+        ctx.epoch, self._resumes = content["epoch"] - 1, saved
         name, label = ("train_data", "data") if part == "train" else ("valid_data", "valid_data")
         loader = getattr(ctx, name)
         if not isinstance(loader, ResumableLoader):
             loader = ResumableLoader(loader)
-        loader.resume_at(place["batches"], label, restore, lambda: bool(internals(ctx).stop.reason))
+        loader.resume_at(saved["batches"], label, restore, lambda: bool(internals(ctx).stop.reason))
         setattr(ctx, name, loader)
 
-    def _listen(self, ctx: Context) -> None:
-        if not replaceable(signal.SIGTERM):
-            return
-
-        def told_to_end(signum: int, frame: FrameType | None) -> None:
-            self._terminated = True
-            ctx.stop(TERMINATED)
-            # Worker processes are told to end as well, and torch would raise in the middle of a
-            # step that one of them has.
-            child = getattr(signal, "SIGCHLD", None)
-            if child is not None and len(self._handlers) == 1 and replaceable(child):
-                self._handlers.append(replace_handler(child, _pass_over))
-
-        previous = signal.getsignal(signal.SIGTERM)
-        self._pass_on = previous if callable(previous) else None
-        self._handlers = [replace_handler(signal.SIGTERM, told_to_end)]
-
     def _end(self) -> None:
-        for put_back in reversed(self._handlers):
-            put_back()
-        terminated, pass_on = self._terminated, self._pass_on
+        sigterm = self._sigterm
         self._begin()
-        if terminated:
-            if pass_on is not None:
-                pass_on(signal.SIGTERM, None)
-            raise SystemExit(128 + signal.SIGTERM)
+        sigterm.end()
 
     def _random_state(self) -> Values:
         """Every random state that the run's data and model draw from."""
-        own = {where: generator_state(g) for where, g in self._generators.items()}
-        return {"global": RandomState.current().to_primitives(), "own": own}
+        generators = {where: generator_state(g) for where, g in self._generators.items()}
+        return {"global": RandomState.current().to_primitives(), "own": generators}
 
     def _restore_random(self, state: Values) -> None:
         for where, generator in self._generators.items():
@@ -309,24 +280,20 @@ class AutoResume(Callback):
         return f"<luzpy.callbacks.AutoResume: {self.path}>"
 
 
-def _pass_over(signum: int, frame: FrameType | None) -> None:
-    return
-
-
 def _is_resumable(ctx: Context) -> bool:
     """Whether the run can go on in the middle of an epoch."""
     return getattr(ctx.train_data, "resumable", True)
 
 
-def _described(epoch: int, place: Values) -> str:
-    if place["part"] == "epoch":
+def _described(epoch: int, saved: Values) -> str:
+    if saved["part"] == "epoch":
         return f"epoch {epoch}"
-    kind = "training" if place["part"] == "train" else "validation"
-    return f"{kind} batch {place['batches']} of epoch {epoch}"
+    kind = "training" if saved["part"] == "train" else "validation"
+    return f"{kind} batch {saved['batches']} of epoch {epoch}"
 
 
 def _generator_owners(ctx: Context) -> Values:
-    """What may hold random generators of its own."""
+    """What may hold random generators."""
     owners: Values = {"train_data": ctx.train_data, "valid_data": ctx.valid_data}
     for callback in ctx.callbacks:  # others may come and go
         kind = type(callback).__name__
@@ -335,40 +302,3 @@ def _generator_owners(ctx: Context) -> Values:
         # Not the part itself, which holds its parents.
         owners[f"model.{name}"] = {n: g for n, g in vars(part).items() if not n.startswith("_")}
     return owners
-
-
-def _data_state(ctx: Context) -> Values:
-    """How many batches there are, and which rows luzpy has chosen."""
-    loaders = {kind: getattr(ctx, name) for kind, name in DATA.items()}
-    datasets = {kind: getattr(loader, "dataset", None) for kind, loader in loaders.items()}
-    return {
-        "batches": {kind: _batch_count(loader) for kind, loader in loaders.items()},
-        "rows": {n: torch.tensor(d.indices) for n, d in datasets.items() if isinstance(d, Split)},
-    }
-
-
-def _batch_count(loader: object) -> int | None:
-    """The batches of all processes together."""
-    return None if loader is None else length_of(getattr(loader, "loader", loader))
-
-
-def _restore_data(ctx: Context, state: Values, path: Path, *, same_batches: bool) -> None:
-    """Take the rows that the run began with.
-
-    Raises:
-        LuzError: If the data are others.
-    """
-    own = _data_state(ctx)
-    for what, count in state["batches"].items() if same_batches else ():
-        if own["batches"][what] != count:
-            raise LuzError(
-                f"{path} does not fit the run: it was written with {count} {what} batches an "
-                f"epoch, this run has {own['batches'][what]}."
-            )
-    sizes = {name: len(rows) for name, rows in state["rows"].items()}
-    if sizes != {name: len(rows) for name, rows in own["rows"].items()}:
-        raise LuzError(f"{path} does not fit the run: `valid_data` was another part of the rows.")
-    for kind, name in DATA.items():
-        dataset = getattr(getattr(ctx, name), "dataset", None)
-        if isinstance(dataset, Split):
-            dataset.indices = state["rows"][kind].tolist()

@@ -58,28 +58,25 @@ class ResumableLoader:
         done, self._done = self._done, None
         if done == 0:  # the order is drawn anew, from the state in which it was drawn before
             self._restore()
-            if self._is_stopped():
-                return
         turns = InterleavedRandom() if draws_as_it_goes(self.loader) else None
         first = nullcontext if turns is None else turns.first
         with first():
             source = batches(self.loader)
-        if done:
-            for index in range(done):
-                if self._is_stopped():
-                    self._restore()
-                    return
-                with first():
-                    # The draws of a batch that is made are those of the stream of the next ones.
-                    found = skip_batch(source) if turns is None else next(source, _END) is not _END
-                if not found:
-                    raise LuzError(
-                        f"`{self._name}` must give at least the {done} batches that the "
-                        f"interrupted epoch has done, got {index}."
-                    )
-            self._restore()
+        for index in range(done or 0):
             if self._is_stopped():
-                return
+                break
+            with first():
+                # The draws of a batch that is made are those of the stream of the next ones.
+                found = skip_batch(source) if turns is None else next(source, _END) is not _END
+            if not found:
+                raise LuzError(
+                    f"`{self._name}` must give at least the {done} batches that the interrupted "
+                    f"epoch has done, got {index}."
+                )
+        if done:
+            self._restore()
+        if done is not None and self._is_stopped():
+            return
         if turns is None:
             yield from source
             return

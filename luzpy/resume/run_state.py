@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,17 +14,16 @@ from luzpy.ground.nested import tensors_in, to_device
 from luzpy.ground.primitives import from_primitives, if_primitive
 from luzpy.ground.types import Values
 
-# What every module has; the rest are a user's own attributes, such as a count of steps.
-_OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
-_LIST: Any = list
-_DICT: Any = dict
+# What every module has; the rest are a user's attributes, such as a count of steps.
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+_LIST: type = list
+_DICT: type = dict
 
 
 def run_state(ctx: Context) -> Values:
     """The state of a run outside of every `state_dict`, as tensors and plain values."""
     model = unwrapped(ctx.model)
     loss = _loss_module(ctx)
-    shared = {name: if_primitive(value) for name, value in ctx.buffers.items()}
     return {
         "attributes": {name: _attributes(part) for name, part in named_parts(model)},
         "modes": {name: part.training for name, part in named_parts(model)},
@@ -35,7 +34,7 @@ def run_state(ctx: Context) -> Values:
         "loss_module": None if loss is None else if_primitive(loss.state_dict()),
         "loss": if_primitive(ctx.loss),
         "stepped": [n for n, o in ctx.optimizers.items() if getattr(o, "_opt_called", False)],
-        "shared": {k: v for k, v in shared.items() if v is not None or ctx.buffers[k] is None},
+        "shared": _kept(ctx.buffers),
     }
 
 
@@ -48,8 +47,9 @@ def restore_run_state(ctx: Context, state: Values) -> None:
         part.training = state["modes"].get(name, part.training)
     for name, buffer in _hidden_buffers(model):
         if name in state["buffers"]:
-            owner, _, own = name.rpartition(".")
-            setattr(model.get_submodule(owner), own, state["buffers"][name].to(buffer.device))
+            owner, _, attribute = name.rpartition(".")
+            value = state["buffers"][name].to(buffer.device)
+            setattr(model.get_submodule(owner), attribute, value)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(state["trainable"].get(name, parameter.requires_grad))
         gradient = state["gradients"].get(name)
@@ -70,24 +70,31 @@ def restore_run_state(ctx: Context, state: Values) -> None:
 
 
 def _attributes(part: nn.Module) -> Values:
-    """A module's own plain attributes."""
-    own = {name: item for name, item in vars(part).items() if name not in _OWN_ATTRIBUTES}
-    kept = {
-        name: if_primitive(item)
-        for name, item in own.items()
-        if not any(tensor.requires_grad for tensor in tensors_in(item))
-    }
-    return {name: item for name, item in kept.items() if item is not None or own[name] is None}
+    """The attributes that the user's class has added, where they can be kept."""
+    added = {name: item for name, item in vars(part).items() if name not in _MODULE_ATTRIBUTES}
+    return _kept(
+        {
+            name: item
+            for name, item in added.items()
+            if not any(tensor.requires_grad for tensor in tensors_in(item))
+        }
+    )
+
+
+def _kept(values: Mapping[str, object]) -> Values:
+    """Those that can stand in a file, as they stand there."""
+    kept = {name: if_primitive(value) for name, value in values.items()}
+    return {name: v for name, v in kept.items() if v is not None or values[name] is None}
 
 
 def _put_back(part: nn.Module, name: str, value: Any) -> None:
     """Give an attribute its value, in place where it can be: others may hold the same object."""
-    own: Any = vars(part).get(name)
-    if type(own) is type(value) is _LIST:
-        own[:] = value
-    elif type(own) is type(value) is _DICT:
-        own.clear()
-        own.update(value)
+    current: Any = vars(part).get(name)
+    if type(current) is type(value) is _LIST:
+        current[:] = value
+    elif type(current) is type(value) is _DICT:
+        current.clear()
+        current.update(value)
     else:
         vars(part)[name] = value
 
@@ -108,9 +115,8 @@ def _gradients(ctx: Context, model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _extra_params(ctx: Context) -> list[torch.Tensor]:
     """Tensors that are optimized but are not the model's."""
-    own = {id(parameter) for parameter in ctx.model.parameters()}
-    optimized = optimized_parameters(ctx.optimizers.values())
-    return [parameter for parameter in optimized if id(parameter) not in own]
+    model = set(ctx.model.parameters())
+    return [p for p in optimized_parameters(ctx.optimizers.values()) if p not in model]
 
 
 def _loss_module(ctx: Context) -> nn.Module | None:

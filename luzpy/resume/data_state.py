@@ -1,0 +1,51 @@
+"""What a resumed run must have of its data: the same rows, in as many batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from luzpy.core.context import Context
+from luzpy.data.dataset import Split, length_of
+from luzpy.ground.errors import LuzError
+from luzpy.ground.types import Values
+
+DATA = {"training": "train_data", "validation": "valid_data"}
+
+
+def data_state(ctx: Context) -> Values:
+    """How many batches there are, of all processes together, and which rows luzpy has chosen."""
+    loaders = {kind: getattr(ctx, name) for kind, name in DATA.items()}
+    return {
+        "batches": {
+            kind: None if loader is None else length_of(getattr(loader, "loader", loader))
+            for kind, loader in loaders.items()
+        },
+        "rows": {kind: torch.tensor(split.indices) for kind, split in _splits(ctx).items()},
+    }
+
+
+def restore_data(ctx: Context, state: Values, path: Path, *, same_batches: bool) -> None:
+    """Take the rows that the run began with.
+
+    Raises:
+        LuzError: If the data are others.
+    """
+    found = data_state(ctx)
+    for what, count in state["batches"].items() if same_batches else ():
+        if found["batches"][what] != count:
+            raise LuzError(
+                f"{path} does not fit the run: it was written with {count} {what} batches an "
+                f"epoch, this run has {found['batches'][what]}."
+            )
+    sizes = {kind: len(rows) for kind, rows in state["rows"].items()}
+    if sizes != {kind: len(rows) for kind, rows in found["rows"].items()}:
+        raise LuzError(f"{path} does not fit the run: `valid_data` was another part of the rows.")
+    for kind, split in _splits(ctx).items():
+        split.indices = state["rows"][kind].tolist()
+
+
+def _splits(ctx: Context) -> dict[str, Split]:
+    datasets = {kind: getattr(getattr(ctx, name), "dataset", None) for kind, name in DATA.items()}
+    return {kind: dataset for kind, dataset in datasets.items() if isinstance(dataset, Split)}
