@@ -9,7 +9,7 @@ from typing import Any, final
 from luzpy.callbacks.monitor import Monitor
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
-from luzpy.core.hooks import HOOKS
+from luzpy.core.hooks import HOOKS, Hook
 from luzpy.ground.errors import LuzError
 from luzpy.ground.types import Values
 
@@ -65,7 +65,10 @@ class LRScheduler(Callback):
         self.monitor: Monitor | None = None if monitor is None else Monitor(monitor)
         self.scheduler: Any = None
         self._wants_metrics = False
-        setattr(self, call_on, self._step)
+
+    def hook(self, name: str) -> Hook | None:
+        # No attribute of its own: a callback that holds a method of itself is a cycle.
+        return self._step if name == self.call_on else super().hook(name)
 
     def on_fit_begin(self, ctx: Context) -> None:
         name = self.opt_name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from typing import Any
 
 import attrs
@@ -13,16 +15,31 @@ from luzpy.core.build import build_model, build_optimizers
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, Internals
 from luzpy.core.loss import build_loss
+from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.data.dataset import split_dataset
 from luzpy.data.loader import Options, eval_loader, resident, train_loader
 from luzpy.distributed.accelerator import Accelerator
 from luzpy.ground.arguments import is_number
-from luzpy.ground.types import Data, Loader
+from luzpy.ground.types import Batch, Data, Loader
 
 
-def prepare_model(spec: Spec[Any], accelerator: Accelerator, run: int = 0) -> nn.Module:
+@functools.cache
+def _make_first_optimizer() -> None:
+    """Let torch import what it puts off until a process makes its first optimizer.
+
+    The import leaves a cycle that holds every frame below it, and with them the user's model and
+    data. In a thread of its own there are none.
+    """
+    parameter = nn.Parameter(torch.zeros(()))
+    thread = threading.Thread(target=torch.optim.SGD, args=([parameter],), kwargs={"lr": 1.0})
+    thread.start()
+    thread.join()
+
+
+def prepare_model(spec: Spec[Result], accelerator: Accelerator, run: int = 0) -> nn.Module:
     """The model with its initial weights, where it is to be trained; alike in all processes."""
+    _make_first_optimizer()
     seed = accelerator.broadcast(spec.seed)
     model = build_model(attrs.evolve(spec, seed=seed), spec.hparams, run)
     return accelerator.prepare_model(model)
@@ -44,7 +61,7 @@ def prepare_data(
 
 
 def prepare_fit(
-    spec: Spec[Any],
+    spec: Spec[Result],
     model: nn.Module,
     train_data: Loader,
     valid_data: Loader | None,
@@ -82,7 +99,7 @@ def prepare_fit(
     return ctx
 
 
-def _split(data: Data, fraction: Any) -> tuple[Any, Any]:
+def _split(data: Data, fraction: float) -> tuple[Data, Data]:
     if isinstance(fraction, bool) or not 0 < fraction < 1:
         raise ValueError(
             f"`valid_data` must be data, or a fraction between 0 and 1, got {fraction!r}."

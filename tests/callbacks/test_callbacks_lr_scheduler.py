@@ -1,5 +1,8 @@
 """`LRScheduler` against torch's schedulers, stepped by hand."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from models import TwoParts, regression
@@ -245,3 +248,43 @@ def test_repr_names_the_scheduler():
         repr(LRScheduler(lr_scheduler.StepLR, 1))
         == "<luzpy.callbacks.LRScheduler: StepLR, on_epoch_end>"
     )
+
+
+QUIET = {"verbose": False, "dataloader_options": {"batch_size": 4}}
+
+
+def in_two_parts(opt):
+    parts = [lr_scheduler.ConstantLR(opt, 0.1), lr_scheduler.ExponentialLR(opt, 0.9)]
+    return lr_scheduler.SequentialLR(opt, parts, milestones=[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (lr_scheduler.StepLR, {"step_size": 1}),
+        (
+            lr_scheduler.OneCycleLR,
+            {"max_lr": 0.1, "total_steps": 50, "call_on": "on_train_batch_end"},
+        ),
+        (lr_scheduler.ReduceLROnPlateau, {}),
+        (in_two_parts, {}),
+    ],
+)
+def test_optimizer_and_model_die_with_the_fit(kind, options):
+    kept = []
+
+    def watched(opt, **kwargs):
+        scheduler = kind(opt, **kwargs)
+        kept.extend(map(weakref.ref, (opt, scheduler)))
+        return scheduler
+
+    callback = LRScheduler(watched, **options)
+    spy = luz.Callback.from_functions(on_fit_begin=lambda ctx: kept.append(weakref.ref(ctx.model)))
+    gc.collect()
+    gc.disable()  # by reference count alone
+    try:
+        regression(2).set_opt_hparams(lr=0.5).fit(DATA, 2, callbacks=[callback, spy], **QUIET)
+        del callback
+        assert [reference() for reference in kept] == [None] * 3
+    finally:
+        gc.enable()

@@ -1,7 +1,11 @@
 """Nothing of the user's is disturbed by `lr_finder`, however it ends."""
 
+import gc
 import random
 import signal
+import subprocess
+import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -266,3 +270,84 @@ def test_the_generators_of_a_dataset_are_not_disturbed(runs):
     assert data.states() == before
     torch.manual_seed(0)
     assert model.lr_finder(data, 12, 1e-4, 1e-2, runs=runs, verbose=False).equals(first)
+
+
+# ---------------------------------------------------------------- nothing is kept
+
+
+class Kept(nn.Linear):
+    """Tells of every weight that was made; of a class, no copy is trained in its place."""
+
+    weights: list = []  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__(4, 1)
+        self.weights.append(weakref.ref(self.weight))
+
+
+def bent_loss(input, target):
+    if not input.isfinite().all():
+        raise Failure
+    return nn.functional.mse_loss(input, target)
+
+
+KEEPS = {
+    "one": {},
+    "validates": {"valid_data": 0.2},
+    "together": {"runs": 3},
+    "apart": {"runs": 2, "callbacks": luz.Callback.from_functions(on_fit_end=lambda ctx: None)},
+    "diverges": {"end_lr": 1e30},
+    "raises as it diverges": {"end_lr": 1e30, "loss": bent_loss},
+}
+
+
+@pytest.mark.parametrize("how", KEEPS)
+def test_models_and_optimizers_die_with_the_call(how):
+    kept = Kept.weights
+    kept.clear()
+
+    def optimizer(params, lr):
+        made = SGD(params, lr)
+        kept.append(weakref.ref(made))
+        return made
+
+    options = dict(KEEPS[how])
+    model = luz.setup(Kept, options.pop("loss", nn.MSELoss()), optimizer)
+    gc.collect()
+    gc.disable()  # by reference count alone
+    try:
+        model.lr_finder((X, Y), 20, verbose=False, **options)
+        assert [reference() for reference in kept] == [None] * len(kept)
+        assert len(kept) >= 2
+    finally:
+        gc.enable()
+
+
+FIRST_CALL = """
+import gc, sys, weakref
+import torch
+import luzpy as luz
+
+x = torch.randn(64, 4)
+kept = []
+
+class Net(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+        kept.append(weakref.ref(self.weight))
+
+model = luz.setup(Net, torch.nn.MSELoss(), torch.optim.SGD).set_opt_hparams(lr=0.1)
+gc.collect()
+gc.disable()
+getattr(model, sys.argv[1])((x, x), verbose=False)
+print([reference() for reference in kept])
+"""
+
+
+@pytest.mark.parametrize("verb", ["lr_finder", "fit"])
+def test_the_first_call_of_a_process_keeps_no_model_either(verb):
+    # torch imports a part of itself when the first optimizer is made.
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALL, verb], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[None]\n", done.stderr
