@@ -1,6 +1,6 @@
 """luzpy: fit torch modules without a hand-written loop. A port of R's luz."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luzpy import callbacks, metrics, nn
 from luzpy._version import __version__
@@ -64,7 +64,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "LRRecords":  # a kind of frame: pandas is imported when it is used
         from luzpy.finder.lr_records import LRRecords
 

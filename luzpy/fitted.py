@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from luzpy.core.result import Result
-from luzpy.core.spec import Spec
+from luzpy.core.spec import ModuleMaker, Spec
 from luzpy.files.loading import load_result
 from luzpy.files.saving import save
 from luzpy.ground.records import epochs_done, get_metrics
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from plotnine import ggplot
 
 
-def _spec_of_model(fitted: Result) -> Spec[Any]:
-    return Spec[Any](module=type(fitted.model))
+def _spec_of_model(fitted: Result) -> Spec[Result]:
+    return Spec[Result](module=type(fitted.model))
 
 
 @attrs.frozen(eq=False, repr=False, kw_only=True)
@@ -44,8 +45,11 @@ class FittedModule(Result):
     evaluate = evaluate
     get_metrics = get_metrics
     predict = predict
-    plot = plot
     save = save
+
+    def plot(self) -> ggplot:
+        """Draw the training history: a panel a metric, a coloured line a set."""
+        return plot_history(get_metrics(self))
 
     def __repr__(self) -> str:
         lines = [
@@ -74,29 +78,36 @@ class FittedModule(Result):
         )
 
 
-@plot.register(FittedModule)
-def _(x: FittedModule) -> ggplot:
-    return plot_history(get_metrics(x))
+plot.register(FittedModule, FittedModule.plot)
 
 
 @plot.register(list)
 @plot.register(tuple)
-def _(x: Any, **options: Any) -> ggplot:
+def plot_several(
+    x: Sequence[object],
+    *,
+    labels: Sequence[str] | None = None,
+    beta: float = 0.9,
+    log_x: bool = True,
+) -> ggplot:
+    """Overlay the records of several calls of `lr_finder`; see `plot`."""
     from luzpy.finder.lr_records import LRRecords  # pandas is imported when it is used
-    from luzpy.finder.plot import plot_several
+    from luzpy.finder.plot import overlaid
 
+    records: list[LRRecords] = []
     for item in x:
         if not isinstance(item, LRRecords):
             raise TypeError(f"`x` must hold LRRecords, got {type(item).__name__}.")
-    return plot_several(x, **options)
+        records.append(item)
+    return overlaid(records, labels=labels, beta=beta, log_x=log_x)
 
 
 def load(
     path: str | os.PathLike[str],
     *,
-    module: Any = None,
+    module: ModuleMaker | Spec[Result] | None = None,
     trusted: bool = False,
-    map_location: Any = None,
+    map_location: object = None,
 ) -> FittedModule:
     """Load a fitted model. Port of R luz's `luz_load()`.
 

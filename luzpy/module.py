@@ -18,7 +18,7 @@ from luzpy.metrics.metric_set import as_metric_set
 from luzpy.verbs.fit import fit
 
 
-def set_hparams(model: LuzModule, **hparams: Any) -> LuzModule:
+def set_hparams(model: LuzModule, **hparams: object) -> LuzModule:
     """A new specification with arguments for the module, merged into those set before.
 
     Port of R luz's `set_hparams()`.
@@ -41,7 +41,7 @@ def set_hparams(model: LuzModule, **hparams: Any) -> LuzModule:
     return attrs.evolve(model, hparams={**model.hparams, **hparams})
 
 
-def set_opt_hparams(model: LuzModule, **opt_hparams: Any) -> LuzModule:
+def set_opt_hparams(model: LuzModule, **opt_hparams: object) -> LuzModule:
     """A new specification with arguments for the optimizer, merged into those set before.
 
     Port of R luz's `set_opt_hparams()`, which replaces them all.
@@ -102,7 +102,7 @@ class LuzModule(Spec[FittedModule]):
         """What a fit of this specification returns."""
         return FittedModule(**fields)
 
-    def __call__(self, **hparams: Any) -> nn.Module:
+    def __call__(self, **hparams: object) -> nn.Module:
         """Build the plain `nn.Module`, with the initial weights that every fit starts from."""
         return build_model(self, set_hparams(self, **hparams).hparams)
 
@@ -129,8 +129,8 @@ def setup(
     module: ModuleMaker,
     loss: Loss | None = None,
     optimizer: OptimizerMaker | None = None,
-    metrics: Any = None,
-    backward: Callable[[torch.Tensor], Any] | None = None,
+    metrics: object = None,
+    backward: Callable[[torch.Tensor], object] | None = None,
     *,
     seed: int | None = None,
 ) -> LuzModule:
@@ -210,5 +210,5 @@ def setup(
     )
 
 
-def _name(function: Any) -> str:
+def _name(function: object) -> str:
     return getattr(function, "__name__", type(function).__name__)

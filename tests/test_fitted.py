@@ -114,7 +114,7 @@ def test_its_html_escapes_names():
     assert "lambda" not in page.tags
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "predict", "plot", "get_metrics"])
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "get_metrics", "save"])
 def test_the_function_is_the_method(verb):
     assert getattr(luz.FittedModule, verb) is getattr(luz, verb)
 

@@ -132,6 +132,12 @@ def test_what_cannot_be_plotted_is_refused(x):
         luz.plot(x)
 
 
+@pytest.mark.parametrize("draw", [luz.plot, luz.FittedModule.plot])
+def test_a_history_has_no_options(draw):
+    with pytest.raises(TypeError, match=r"plot\(\) got an unexpected keyword .*'beta'"):
+        draw(fit(epochs=1), beta=0.5)
+
+
 @pytest.mark.parametrize(
     ("limits", "breaks"),
     [

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -14,8 +13,9 @@ from luzpy.callbacks.lr_scheduler import LRScheduler
 from luzpy.callbacks.model_checkpoint import ModelCheckpoint
 from luzpy.core.build import build_model
 from luzpy.core.callback import Callback, check_callbacks
+from luzpy.core.result import Result
 from luzpy.core.spec import Spec
-from luzpy.ground.arguments import check_count, check_number, is_number
+from luzpy.ground.arguments import check_count, check_flag, check_number, is_number
 from luzpy.resume.auto_resume import AutoResume
 
 REFUSED: dict[type[Callback], str] = {
@@ -29,9 +29,16 @@ REFUSED: dict[type[Callback], str] = {
 
 
 def check_sweep(
-    steps: Any, start_lr: Any, end_lr: Any, runs: Any, valid_batches: Any, stop_div: Any
+    steps: int | None,
+    start_lr: float,
+    end_lr: float,
+    log_spaced_intervals: bool,
+    runs: int,
+    valid_batches: int | None,
+    stop_div: float | None,
 ) -> None:
-    """Raise unless the numbers describe a sweep."""
+    """Raise unless the arguments describe a sweep."""
+    check_flag("log_spaced_intervals", log_spaced_intervals)
     check_count("steps", steps, optional=True)
     check_count("runs", runs)
     check_count("valid_batches", valid_batches, optional=True)
@@ -64,15 +71,17 @@ def allowed_callbacks(callbacks: Sequence[Callback] | Callback | None) -> list[C
     return given
 
 
-def with_start_lr(model: Spec[Any], start_lr: float) -> Spec[Any]:
+def with_start_lr(model: Spec[Result], start_lr: float) -> Spec[Result]:
     """The model with a learning rate where its optimizer cannot be made without one."""
     if "lr" in model.opt_hparams:
         return model
-    maker: Any = model.optimizer or getattr(model.module, "set_optimizers", None)
+    maker: Callable[..., object] | None = model.optimizer or getattr(
+        model.module, "set_optimizers", None
+    )
     if maker is None:  # `module` is a function: only what it makes can tell
         maker = getattr(build_model(model, model.hparams), "set_optimizers", None)
     try:
-        lr = inspect.signature(maker).parameters.get("lr")
+        lr = inspect.signature(maker).parameters.get("lr") if maker else None
     except (TypeError, ValueError):
         return model
     if lr is None or lr.default is not inspect.Parameter.empty:

@@ -1,58 +1,51 @@
-"""The curves of several runs, and the range of rates that each gives."""
+"""The curves of several runs, what each suggests, and the range of rates that each gives."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from luzpy.finder.suggest import Array, finite_part, minimum, steepest, suggest_lr
+from luzpy.finder.suggest import DEFAULT_METHOD, Array, finite_part, minimum, steepest, suggest_lr
 from luzpy.ground.errors import NoSuggestionError
 
 Curves = list[tuple[Array, Array]]
 """The learning rates and the raw losses of each run."""
 
 
-def suggested_rates(curves: Curves, method: str) -> list[float]:
+def suggested_rates(curves: Curves, method: str = DEFAULT_METHOD) -> list[float]:
     """What each run suggests, as long as at least half of them suggest anything.
 
     Raises:
         NoSuggestionError: If they do not; it says why.
     """
     found: list[float] = []
-    refusals: list[NoSuggestionError] = []
+    refusals: list[str] = []  # of the errors the texts: their tracebacks hold what called us
     for lr, loss in curves:
         try:
             found.append(suggest_lr(lr, loss, method))
         except NoSuggestionError as err:
-            refusals.append(err)
-    if not found and not refusals:
-        raise NoSuggestionError("There are no rungs to judge.")
-    if len(refusals) > len(found):
-        raise refusals[0]
+            refusals.append(str(err))
+    if not curves or len(refusals) > len(found):
+        raise NoSuggestionError(refusals[0] if refusals else "There are no rungs to judge.")
     return found
 
 
-def suggested_ranges(curves: Curves) -> list[tuple[float, float]]:
-    """From the steepest point to a tenth of the rate at the minimum, for each run that has both.
+def median_range(curves: Curves) -> tuple[float, float]:
+    """From the steepest point to a tenth of the rate at the minimum; NaN where there is neither.
 
     The range of the Dataiku study (https://blog.dataiku.com/the-learning-rate-finder-technique-how-reliable-is-it),
-    its ends in order.
+    its ends in order; over several runs the medians of both.
     """
-    ranges: list[tuple[float, float]] = []
+    ranges: list[list[float]] = []
     for lr, loss in curves:
         try:
             suggest_lr(lr, loss, "steepest")
         except NoSuggestionError:
             continue
         lr, loss = finite_part(lr, loss)
-        low, high = sorted((float(steepest(lr, loss)), float(minimum(lr, loss))))
-        ranges.append((low, high))
-    return ranges
-
-
-def median_range(curves: Curves) -> tuple[float, float]:
-    """The medians of the runs' ranges; NaN where no run has any."""
-    ranges = suggested_ranges(curves)
+        ranges.append(sorted((float(steepest(lr, loss)), float(minimum(lr, loss)))))
     if not ranges:
-        return float("nan"), float("nan")
+        return math.nan, math.nan
     low, high = np.median(np.array(ranges), axis=0)
     return float(low), float(high)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from luzpy.core.context import Loss, Optimizers
 from luzpy.ground.types import Batch, Values
 
 # These update every weight by itself, so that weights stacked along a new dimension are updated
@@ -53,18 +54,16 @@ class Ensemble(nn.Module):
         self.size = len(models)
         self.losses = torch.zeros(self.size)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Batch) -> Batch:
         """The models' predictions, stacked along a new first dimension."""
 
-        def one(weights: Values, state: Values) -> Any:
+        def one(weights: Values, state: Values) -> Batch:
             return functional_call(self.base, (weights, state), (x,))
 
         weights = dict(zip(self.names, self.weights, strict=True))
         return vmap(one, randomness="same")(weights, self.state)
 
-    def summed_loss(
-        self, loss_fn: Callable[[Any, Any], torch.Tensor]
-    ) -> Callable[[Any, Any], torch.Tensor]:
+    def summed_loss(self, loss_fn: Loss) -> Loss:
         """A loss whose gradient is each model's own: the sum over the models."""
 
         def total(preds: Batch, target: Batch) -> torch.Tensor:
@@ -80,9 +79,9 @@ class Ensemble(nn.Module):
 
 def why_apart(
     models: Sequence[nn.Module],
-    optimizers: dict[str, torch.optim.Optimizer],
-    loss_fn: Callable[[Any, Any], torch.Tensor],
-    x: Any,
+    optimizers: Optimizers,
+    loss_fn: Loss,
+    x: Batch,
     target: Batch,
 ) -> str | None:
     """Why these models cannot be trained together; None if they can.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from luzpy.finder.curves import Curves
@@ -16,8 +17,8 @@ def averaged(records: pd.DataFrame, column: str, beta: float) -> pd.Series[float
     """The bias-corrected exponential average of a column, run by run."""
     check_columns(records, column)
     smoothed = np.empty(len(records))
-    for positions in _run_positions(records):
-        smoothed[positions] = exponential_average(records[column].to_numpy()[positions], beta)
+    for rows in _rows_of_runs(records):
+        smoothed[rows] = exponential_average(records[column].to_numpy()[rows], beta)
     return pd.Series(smoothed, index=records.index, name=f"smoothed_{column}")
 
 
@@ -25,20 +26,20 @@ def curves_of(records: pd.DataFrame) -> Curves:
     """The learning rates and losses of each run."""
     check_columns(records, "lr", "loss")
     lr, loss = records["lr"].to_numpy(float), records["loss"].to_numpy(float)
-    return [(lr[positions], loss[positions]) for positions in _run_positions(records)]
+    return [(lr[rows], loss[rows]) for rows in _rows_of_runs(records) if len(rows)]
 
 
-def _run_positions(records: pd.DataFrame) -> list[Any]:
-    """The rows of each run, in order."""
-    if "run" not in records.columns:
-        return [np.arange(len(records))] if len(records) else []
-    runs = records["run"]
-    return [np.flatnonzero(runs == run) for run in runs.unique()]
+def _rows_of_runs(records: pd.DataFrame) -> Iterator[npt.NDArray[np.intp]]:
+    if "run" not in records:
+        yield np.arange(len(records))
+        return
+    for run in records["run"].unique():
+        yield np.flatnonzero(records["run"] == run)
 
 
 def check_columns(records: pd.DataFrame, *columns: str) -> None:
     """Raise unless the records have these columns."""
-    missing = [column for column in columns if column not in records.columns]
+    missing = [column for column in columns if column not in records]
     if missing:
         raise ValueError(
             f"The records must have the columns {', '.join(columns)}; {', '.join(missing)} "
@@ -46,7 +47,7 @@ def check_columns(records: pd.DataFrame, *columns: str) -> None:
         )
 
 
-def check_beta(beta: Any) -> None:
+def check_beta(beta: float) -> None:
     """Raise unless `beta` can weigh an average."""
     if not is_number(beta):
         raise TypeError(f"`beta` must be a number in [0, 1), got {beta!r}.")

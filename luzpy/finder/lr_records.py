@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from html import escape
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from luzpy.finder.curves import median_range, suggested_rates
 from luzpy.finder.frame import averaged, check_beta, curves_of
+from luzpy.finder.plot import drawn
 from luzpy.finder.suggest import DEFAULT_METHOD, METHODS
 from luzpy.finder.summary import summary
 from luzpy.ground.errors import NoSuggestionError
-from luzpy.ground.types import Data, Values
+from luzpy.ground.types import Values
 from luzpy.verbs.plot import plot
 
 if TYPE_CHECKING:
@@ -22,10 +23,19 @@ if TYPE_CHECKING:
 
     from plotnine import ggplot
 
-    from luzpy.finder.sweep import Sweep
+    from luzpy.finder.record_loss import Sweep
+
+_FRAME: Any = pd.DataFrame  # whose stubs lack what a frame of one's own has to extend
 
 
-class LRRecords(pd.DataFrame):
+class _OwnHelp(type):
+    """The type of a class whose `help` is what luzpy adds, and not pandas' hundreds of methods."""
+
+    def __dir__(cls) -> list[str]:
+        return [name for base in cls.mro() if isinstance(base, _OwnHelp) for name in vars(base)]
+
+
+class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
     """A DataFrame with the columns `lr` and `loss`, one row a rung.
 
     With several runs there is a column `run`, from 1; with validation data a column `valid_loss`.
@@ -39,20 +49,24 @@ class LRRecords(pd.DataFrame):
     _metadata = ["stopped"]  # noqa: RUF012  (pandas' own protocol)
     stopped: str
 
-    if TYPE_CHECKING:  # pandas' stubs know no further arguments, and no `__init__`
+    if TYPE_CHECKING:
 
-        def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+        def __new__(
+            cls, data: object = None, *args: object, stopped: str | None = None, **kwargs: object
+        ) -> Self: ...
 
-    def __init__(self, data: Data = None, *args: Any, stopped: str | None = None, **kwargs: Any):
-        cast(Any, super()).__init__(data, *args, **kwargs)
+    def __init__(
+        self, data: object = None, *args: object, stopped: str | None = None, **kwargs: object
+    ) -> None:
+        _FRAME.__init__(self, data, *args, **kwargs)
         self.stopped = stopped or getattr(data, "stopped", "completed")
 
     @property
     def _constructor(self) -> type[LRRecords]:
         return LRRecords
 
-    def __finalize__(self, other: Any, method: str | None = None, **kwargs: Any) -> LRRecords:
-        cast(Any, super()).__finalize__(other, method=method, **kwargs)
+    def __finalize__(self, other: object, method: str | None = None, **kwargs: object) -> Self:
+        _FRAME.__finalize__(self, other, method=method, **kwargs)
         if method == "concat":  # of which pandas hands on none of the parts' attributes
             parts = getattr(other, "input_objs", None) or getattr(other, "objs", ())
             reasons = (getattr(part, "stopped", "completed") for part in parts)
@@ -63,16 +77,37 @@ class LRRecords(pd.DataFrame):
         return "\n".join([super().__repr__(), *self._summary()])
 
     def _repr_html_(self) -> str:
-        table = cast(Any, super())._repr_html_()
+        table = _FRAME._repr_html_(self)
         return "".join([table, *(f"<p>{escape(line)}</p>" for line in self._summary())])
 
     def _summary(self) -> list[str]:
-        """The line below the table, where there is a curve to speak of."""
+        """The line below the table, where there is a curve."""
         if len(self) == 0 or not {"lr", "loss"}.issubset(self.columns):
             return []
-        return [summary(curves_of(self), self.stopped, self.suggest)]
+        return [summary(curves_of(self), self.stopped)]
 
-    plot: Callable[..., ggplot] = plot  # type: ignore[assignment]  (in place of pandas' accessor)
+    def plot(  # pyright: ignore[reportIncompatibleMethodOverride]  (in place of pandas' accessor)
+        self, *, beta: float = 0.9, suggest: bool = False, log_x: bool = True
+    ) -> ggplot:
+        """Draw the loss against the learning rate, as R luz does.
+
+        The raw loss is dotted and its bias-corrected exponential average cyan; with validation
+        data its average is orange. Over several runs: the median of the averages, and the band
+        from their 10% to their 90% quantile. The y range is that of the curve before it diverges;
+        add `coord_cartesian` for another.
+
+        Args:
+            beta: How much of the past the average keeps, in [0, 1).
+            suggest: Whether to mark the suggestion and the range.
+            log_x: Whether the axis of learning rates is logarithmic.
+
+        Returns:
+            A plotnine plot.
+
+        Raises:
+            ValueError: If no rung has a finite loss, or `beta` is out of bounds.
+        """
+        return drawn(self, beta=beta, suggest=suggest, log_x=log_x)
 
     def smoothed(self, beta: float = 0.9) -> pd.Series[float]:
         """The bias-corrected exponential average of the loss, run by run.
@@ -120,25 +155,19 @@ class LRRecords(pd.DataFrame):
             steepest point and in high a tenth of the rate at the minimum, the range of the
             Dataiku study (https://blog.dataiku.com/the-learning-rate-finder-technique-how-reliable-is-it).
         """
-        nan = float("nan")
+        curves = curves_of(self)
         rows: list[tuple[str, float, float, float]] = []
         for method in METHODS:
             try:
-                found = suggested_rates(curves_of(self), method)
+                low, lr, high = np.quantile(suggested_rates(curves, method), [0.1, 0.5, 0.9])
             except NoSuggestionError:
-                rows.append((method, nan, nan, nan))
-                continue
-            low, lr, high = np.quantile(found, [0.1, 0.5, 0.9])
+                low = lr = high = math.nan
             rows.append((method, float(lr), float(low), float(high)))
-        rows.append(("range", nan, *median_range(curves_of(self))))
+        rows.append(("range", math.nan, *median_range(curves)))
         return pd.DataFrame(rows, columns=["method", "lr", "low", "high"])
 
 
-@plot.register(LRRecords)
-def _(x: LRRecords, **options: Any) -> ggplot:
-    from luzpy.finder.plot import plot_records
-
-    return plot_records(x, **options)
+plot.register(LRRecords, LRRecords.plot)
 
 
 def records_of(rates: list[float], sweeps: list[Sweep], reason: str, *, several: bool) -> LRRecords:

@@ -11,191 +11,131 @@ import pandas as pd
 
 from luzpy.finder.curves import median_range, suggested_rates
 from luzpy.finder.frame import averaged, check_beta, check_columns, curves_of
-from luzpy.finder.suggest import DEFAULT_METHOD
 from luzpy.ground.errors import NoSuggestionError
 from luzpy.verbs.plot import luz_theme
 
 if TYPE_CHECKING:
     from plotnine import ggplot
+    from plotnine.ggplot import PlotAddable
 
 VALID_COLOUR = "#e67e22"
 
 
-def plot_records(
-    x: pd.DataFrame, *, beta: float = 0.9, suggest: bool = False, log_x: bool = True
-) -> ggplot:
-    """Draw the loss against the learning rate, as R luz does.
-
-    The raw loss is dotted and its bias-corrected exponential average cyan; with validation data
-    its average is orange. Over several runs: the median of the averages, and the band from their
-    10% to their 90% quantile. The y range is that of the curve before it diverges; add
-    `coord_cartesian` for another.
-
-    Args:
-        x: What `lr_finder` returned.
-        beta: How much of the past the average keeps, in [0, 1).
-        suggest: Whether to mark the suggestion and the range.
-        log_x: Whether the axis of learning rates is logarithmic.
-
-    Returns:
-        A plotnine plot.
-
-    Raises:
-        ValueError: If fewer than two rungs have a finite loss.
-    """
-    from plotnine import (
-        aes,
-        coord_cartesian,
-        geom_line,
-        geom_ribbon,
-        ggplot,
-        labs,
-        scale_colour_manual,
-        theme,
-    )
+def drawn(x: pd.DataFrame, *, beta: float, suggest: bool, log_x: bool) -> ggplot:
+    """The picture of one call's records; see `LRRecords.plot`."""
+    import plotnine as p9
 
     check_beta(beta)
     curve = _curve(x, beta)
-    several = "low" in curve.columns
-    p = ggplot(curve, aes("lr"))
-    if several:
-        p += geom_ribbon(aes(ymin="low", ymax="high"), fill="cyan", alpha=0.25)
+    p = p9.ggplot(curve, p9.aes("lr")) + _axes(log_x)
+    if len(curve) > 1 and "low" in curve:
+        p += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), fill="cyan", alpha=0.25)
+    elif len(curve) > 1:
+        p += p9.geom_line(p9.aes(y="loss"), linetype="dotted", size=0.7)
+    geom, size = (p9.geom_line, 1) if len(curve) > 1 else (p9.geom_point, 3)
+    if "valid" in curve:
+        p += geom(p9.aes(y="smoothed", colour="'training'"), size=size)
+        p += geom(p9.aes(y="valid", colour="'validation'"), size=size, na_rm=True)
+        p += p9.scale_colour_manual({"training": "cyan", "validation": VALID_COLOUR})
+        p += p9.labs(colour="")
+        p += p9.theme(legend_position="top")
     else:
-        p += geom_line(aes(y="loss"), linetype="dotted", size=0.7)
-    p += labs(x="Learning Rate", y="Loss")
-    p = _x_axis(p, log_x) + luz_theme()
-    if "valid" in curve.columns:
-        p += geom_line(aes(y="smoothed", colour="'training'"), size=1)
-        p += geom_line(aes(y="valid", colour="'validation'"), size=1, na_rm=True)
-        p += scale_colour_manual({"training": "cyan", "validation": VALID_COLOUR})
-        p += labs(colour="")
-        p += theme(legend_position="top")
-    else:
-        p += geom_line(aes(y="smoothed"), colour="cyan", size=1)
-    limits = y_limits([curve])
-    if limits is not None:
-        p += coord_cartesian(ylim=limits)
-    return _marked(p, x) if suggest else p
+        p += geom(p9.aes(y="smoothed"), colour="cyan", size=size)
+    return p + _y_limits([curve]) + (_marks(x) if suggest else [])
 
 
-def plot_several(
-    x: Sequence[pd.DataFrame],
-    *,
-    labels: Sequence[str] | None = None,
-    beta: float = 0.9,
-    log_x: bool = True,
+def overlaid(
+    x: Sequence[pd.DataFrame], *, labels: Sequence[str] | None, beta: float, log_x: bool
 ) -> ggplot:
-    """Overlay the smoothed losses of several records, for batch sizes or models.
-
-    Args:
-        x: What several calls of `lr_finder` returned.
-        labels: A name for each; by default their numbers.
-        beta: How much of the past the average keeps, in [0, 1).
-        log_x: Whether the axis of learning rates is logarithmic.
-
-    Returns:
-        A plotnine plot.
-
-    Raises:
-        ValueError: If there are none, not as many labels as records, or nothing to draw in one.
-    """
-    from plotnine import (
-        aes,
-        coord_cartesian,
-        geom_line,
-        geom_ribbon,
-        ggplot,
-        labs,
-        scale_colour_brewer,
-        scale_fill_brewer,
-    )
+    """The smoothed losses of several records in one picture; see `luzpy.plot`."""
+    import plotnine as p9
 
     check_beta(beta)
     if not x:
         raise ValueError("`x` must hold at least one LRRecords, got none.")
-    names = [str(i) for i in range(1, len(x) + 1)] if labels is None else [str(n) for n in labels]
+    names = [str(n) for n in (range(1, len(x) + 1) if labels is None else labels)]
     if len(names) != len(x):
         raise ValueError(f"`labels` must be as many as the {len(x)} records, got {len(names)}.")
-    curves = [_curve(records, beta).assign(records=n) for records, n in zip(x, names, strict=True)]
+    curves = [
+        _curve(records, beta, f" in the records {name!r}").assign(records=name)
+        for records, name in zip(x, names, strict=True)
+    ]
     frame = pd.concat(curves)
     frame["records"] = pd.Categorical(frame["records"], categories=list(dict.fromkeys(names)))
-    p = ggplot(frame, aes("lr", colour="records"))
-    if "low" in frame.columns:
-        p += geom_ribbon(
-            aes(ymin="low", ymax="high", fill="records"), alpha=0.2, colour="none", na_rm=True
+    p = p9.ggplot(frame, p9.aes("lr", "smoothed", colour="records")) + _axes(log_x)
+    if "low" in frame:
+        p += p9.geom_ribbon(
+            p9.aes(ymin="low", ymax="high", fill="records"), alpha=0.2, colour="none", na_rm=True
         )
-        p += scale_fill_brewer(type="qual", palette="Dark2", guide=None)
-    p += geom_line(aes(y="smoothed"), size=1)
-    p += scale_colour_brewer(type="qual", palette="Dark2")
-    p += labs(x="Learning Rate", y="Loss", colour="")
-    p = _x_axis(p, log_x) + luz_theme()
-    limits = y_limits([curve.drop(columns="loss", errors="ignore") for curve in curves])
-    return p if limits is None else p + coord_cartesian(ylim=limits)
+        p += p9.scale_fill_brewer(type="qual", palette="Dark2", guide=None)
+    if any(len(curve) > 1 for curve in curves):
+        p += p9.geom_line(size=1)
+    points = [curve for curve in curves if len(curve) == 1]
+    if points:
+        p += p9.geom_point(data=pd.concat(points), size=3)
+    p += p9.scale_colour_brewer(type="qual", palette="Dark2")
+    p += p9.labs(colour="")
+    return p + _y_limits([curve.drop(columns="loss", errors="ignore") for curve in curves])
 
 
-def _curve(records: pd.DataFrame, beta: float) -> pd.DataFrame:
+def _curve(records: pd.DataFrame, beta: float, where: str = "") -> pd.DataFrame:
     """Columns lr, loss, smoothed and perhaps valid; over runs lr, smoothed, low, high."""
     check_columns(records, "lr", "loss")
     frame = pd.DataFrame(
         {"lr": records["lr"], "loss": records["loss"], "smoothed": averaged(records, "loss", beta)}
     )
-    if "valid_loss" in records.columns:
+    if "valid_loss" in records:
         valid = averaged(records, "valid_loss", beta)
         frame["valid"] = valid.where(np.isfinite(valid))
     frame = frame[np.isfinite(frame["smoothed"])]
-    if frame["lr"].nunique() < 2:
-        raise ValueError(
-            "`x` must have at least two rungs with a finite loss to draw a line, got "
-            f"{frame['lr'].nunique()}."
-        )
-    if "run" not in records.columns:
+    if frame.empty:
+        raise ValueError(f"`x` must have a rung with a finite loss, got none{where}.")
+    if "run" not in records:
         return frame
     by_lr = frame.groupby("lr")
     curve = by_lr["smoothed"].quantile(np.array([0.1, 0.5, 0.9])).unstack()
     curve.columns = ["low", "smoothed", "high"]
-    if "valid" in frame.columns:
+    if "valid" in frame:
         curve["valid"] = by_lr["valid"].median()
     return curve.reset_index()
 
 
-def y_limits(curves: Sequence[pd.DataFrame]) -> tuple[float, float] | None:
-    """The y range of the curves before they diverge; None where all of them fit anyway.
+def _y_limits(curves: Sequence[pd.DataFrame]) -> list[PlotAddable]:
+    """The y range of the curves before they diverge; nothing where all of them fit anyway.
 
     Up to its minimum a curve is shown whole; what rises after it is cut half the descent above
     the highest point before.
     """
+    import plotnine as p9
+
     lows: list[float] = []
     highs: list[float] = []
     everything: list[float] = []
     for curve in curves:
-        if curve.empty:
-            continue
-        shown = [c for c in ("loss", "smoothed", "low", "high", "valid") if c in curve.columns]
+        shown = [c for c in ("loss", "smoothed", "low", "high", "valid") if c in curve]
         values = curve[shown].to_numpy(float)
-        lowest = int(np.nanargmin(curve["smoothed"].to_numpy()))
-        before = values[: lowest + 1]
+        before = values[: int(curve["smoothed"].to_numpy().argmin()) + 1]
         low, high = float(np.nanmin(before)), float(np.nanmax(before))
-        room = 0.5 * (high - low) if high > low else max(abs(high), 1.0)
-        after = values[lowest + 1 :]
-        lows.append(min(low, float(np.nanmin(after)) if after.size else low))
-        highs.append(high + room)
+        lows.append(float(np.nanmin(values)))
+        highs.append(high + (0.5 * (high - low) if high > low else max(abs(high), 1.0)))
         everything.append(float(np.nanmax(values)))
-    if not highs or max(everything) <= max(highs):
-        return None
+    if max(everything) <= max(highs):
+        return []
     margin = 0.04 * (max(highs) - min(lows))
-    return min(lows) - margin, max(highs)
+    return [p9.coord_cartesian(ylim=(min(lows) - margin, max(highs)))]
 
 
-def _x_axis(p: ggplot, log_x: bool) -> ggplot:
-    from plotnine import scale_x_continuous, scale_x_log10
+def _axes(log_x: bool) -> list[PlotAddable]:
+    import plotnine as p9
 
-    if not log_x:
-        return p + scale_x_continuous()
-    return p + scale_x_log10(
-        breaks=log_breaks,
-        minor_breaks=[],  # the theme hides them, and mizani fails to place them between few breaks
-        labels=lambda breaks: [f"{value:g}" for value in breaks],
-    )
+    scale = p9.scale_x_continuous()
+    if log_x:
+        scale = p9.scale_x_log10(
+            breaks=log_breaks,
+            minor_breaks=[],  # the theme hides them, and mizani fails to place them between few
+            labels=lambda breaks: [f"{value:g}" for value in breaks],
+        )
+    return [p9.labs(x="Learning Rate", y="Loss"), scale, luz_theme()]
 
 
 def log_breaks(limits: tuple[float, float]) -> list[float]:
@@ -210,16 +150,18 @@ def log_breaks(limits: tuple[float, float]) -> list[float]:
     return [value for value in finer if limits[0] <= value <= limits[1]]
 
 
-def _marked(p: ggplot, records: pd.DataFrame) -> ggplot:
-    from plotnine import annotate, geom_vline
+def _marks(records: pd.DataFrame) -> list[PlotAddable]:
+    """The suggestion and the range, as far as there are any."""
+    import plotnine as p9
 
+    curves = curves_of(records)
     try:
-        lr = float(np.median(suggested_rates(curves_of(records), DEFAULT_METHOD)))
+        lr = float(np.median(suggested_rates(curves)))
     except NoSuggestionError:
-        return p
-    low, high = median_range(curves_of(records))
+        return []
+    marks: list[PlotAddable] = []
+    low, high = median_range(curves)
     if high > low:
-        p += annotate(
-            "rect", xmin=low, xmax=high, ymin=-np.inf, ymax=np.inf, alpha=0.08, fill="#4269d0"
-        )
-    return p + geom_vline(xintercept=lr, linetype="dashed", colour="#c0392b", size=0.7)
+        band = {"xmin": low, "xmax": high, "ymin": -np.inf, "ymax": np.inf}
+        marks.append(p9.annotate("rect", **band, alpha=0.08, fill="#4269d0"))
+    return [*marks, p9.geom_vline(xintercept=lr, linetype="dashed", colour="#c0392b", size=0.7)]

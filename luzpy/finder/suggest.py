@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from luzpy.finder.smoothing import exponential_average
 from luzpy.ground.errors import NoSuggestionError
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Array = npt.NDArray[np.float64]
 
 MIN_RUNGS = 5
 BETA = 0.9

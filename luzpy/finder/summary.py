@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from luzpy.finder.curves import Curves, median_range, suggested_ranges
+from luzpy.finder.curves import Curves, median_range, suggested_rates
 from luzpy.finder.suggest import Array, centred_average, finite_part
 from luzpy.ground.errors import NoSuggestionError
 
@@ -17,32 +15,33 @@ LEVEL = 0.1
 STEEP = 0.25
 # With fewer rungs than this a curve is mostly noise.
 FEW_RUNGS = 30
+# Rates within this factor of one another are of one order of magnitude, which is what matters most.
+WIDE = 10
 
 
-def summary(curves: Curves, stopped: str, suggest: Callable[[], float]) -> str:
-    """How the sweep ended, the suggestion, the range, and what to doubt.
-
-    Args:
-        curves: The learning rates and losses of each run.
-        stopped: How the sweep ended.
-        suggest: Gives the suggestion, or raises `NoSuggestionError`.
-
-    Returns:
-        One line.
-    """
+def summary(curves: Curves, stopped: str) -> str:
+    """How the sweep ended, the suggestion, the range, and what to doubt, in one line."""
     parts = [stopped[:1].upper() + stopped[1:]]
     try:
-        parts.append(f"suggestion {suggest():.2g}")
+        parts.append(f"suggestion {np.median(suggested_rates(curves)):.2g}")
     except NoSuggestionError as err:
-        parts.append(f"no suggestion: {err}"[:-1])
-        return "; ".join(parts) + "."
+        return f"{parts[0]}; no suggestion: {err}"
     low, high = median_range(curves)
     if high > low:
         parts.append(f"range {low:.2g} to {high:.2g}")
-    return "; ".join(parts) + "." + "".join(f" {warning}." for warning in warnings_of(curves))
+    return "; ".join(parts) + "." + "".join(f" {warning}." for warning in _warnings(curves))
 
 
-def warnings_of(curves: Curves) -> list[str]:
+def is_spread(curves: Curves) -> bool:
+    """Whether the suggestions of most runs differ by more than an order of magnitude."""
+    try:
+        low, high = np.quantile(np.log(suggested_rates(curves)), [0.1, 0.9])
+    except NoSuggestionError:
+        return False
+    return bool(high - low > np.log(WIDE))
+
+
+def _warnings(curves: Curves) -> list[str]:
     """Reasons to look at the curves again, each with what to do about it."""
     found: list[str] = []
     shapes = [_shape(*finite_part(lr, loss)) for lr, loss in curves if len(lr) >= 5]
@@ -52,15 +51,12 @@ def warnings_of(curves: Curves) -> list[str]:
         found.append("The loss falls from the first rung on: lower start_lr")
     if curves and max(len(lr) for lr, _ in curves) < FEW_RUNGS:
         found.append(f"Fewer than {FEW_RUNGS} rungs: raise steps")
-    if ranges_disagree(curves):
-        found.append("Some initial weights give ranges without a rate in common: raise runs")
+    if is_spread(curves):
+        found.append(
+            f"The suggestion differs by more than a factor of {WIDE} between initial weights: "
+            "raise runs"
+        )
     return found
-
-
-def ranges_disagree(curves: Curves) -> bool:
-    """Whether two runs give ranges that have no rate in common."""
-    ranges = suggested_ranges(curves)
-    return bool(ranges) and max(low for low, _ in ranges) > min(high for _, high in ranges)
 
 
 def _shape(lr: Array, loss: Array) -> tuple[bool, bool]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from luzpy.callbacks.mixed_precision import MixedPrecision
 from luzpy.callbacks.progress import is_interactive
 from luzpy.core.callback import Callback, check_callbacks
+from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator
 from luzpy.ground.arguments import check_flag, is_whole
 from luzpy.ground.nested import is_sequence
@@ -55,13 +56,13 @@ def check_epochs(epochs: Any) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def check_verbose(verbose: Any) -> bool:
+def check_verbose(verbose: bool | None) -> bool:
     """Whether to print; None asks whether somebody is watching."""
     check_flag("verbose", verbose, optional=True)
     return is_interactive() if verbose is None else verbose
 
 
-def check_options(options: Any) -> Mapping[str, Any] | None:
+def check_options(options: Options | None) -> Options | None:
     """`dataloader_options`, if they are a dict of DataLoader's arguments."""
     if options is None or type(options) is _DICT:
         return options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -71,7 +71,7 @@ def _(x: Evaluation) -> pd.DataFrame:
 def evaluate(
     fitted: Result,
     data: Data,
-    metrics: Any = None,
+    metrics: object = None,
     callbacks: Sequence[Callback] | Callback | None = None,
     accelerator: Accelerator | None = None,
     verbose: bool | None = None,

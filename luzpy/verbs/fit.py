@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
@@ -17,6 +16,7 @@ from luzpy.core import loop
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
 from luzpy.core.modules import unwrapped
+from luzpy.core.result import Result
 from luzpy.core.spec import R, Spec
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
@@ -116,7 +116,7 @@ def fit(
     )
 
 
-def _trained(spec: Spec[Any], ctx: Context, accelerator: Accelerator) -> nn.Module:
+def _trained(spec: Spec[Result], ctx: Context, accelerator: Accelerator) -> nn.Module:
     """The user's module with its weights, all of them in each process."""
     if not accelerator.is_sharded:
         return accelerator.unwrap(ctx.model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ from luzpy.data.loader import Options, eval_loader
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.arguments import check_flag
 from luzpy.ground.nested import is_mapping, is_sequence, to_device
-from luzpy.ground.types import Data
+from luzpy.ground.types import Batch, Data
 from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
 
 CPU = torch.device("cpu")
@@ -32,7 +31,7 @@ def predict(
     *,
     stack: bool = True,
     dataloader_options: Options | None = None,
-) -> Any:
+) -> Batch:
     """Compute the model's output for `newdata`. Port of R luz's `predict()`.
 
     The module's own `predict(input)` is used where it has one, else its `forward`. Of a batch
@@ -75,7 +74,7 @@ def predict(
         opt_hparams=dict(fitted.opt_hparams),
         callbacks=list(chosen_callbacks),
     )
-    function: Callable[[Any], Any] = getattr(unwrapped(model), "predict", model)
+    function: Callable[[Batch], Batch] = getattr(unwrapped(model), "predict", model)
     with in_eval_mode(model):
         predictions = [
             pred if type(pred) is torch.Tensor and pred.is_cpu else to_device(pred, CPU)
@@ -85,7 +84,7 @@ def predict(
     return concat(predictions) if stack else predictions
 
 
-def concat(parts: list[Any]) -> Any:
+def concat(parts: list[Batch]) -> Batch:
     """The predictions of all batches as one.
 
     Raises:

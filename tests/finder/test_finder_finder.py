@@ -437,7 +437,7 @@ def test_runs_with_validation_have_both_columns():
     records = find(linear(), 5, runs=2, valid_data=(X_VALID, Y_VALID))
     assert list(records.columns) == ["run", "lr", "loss", "valid_loss"]
     first = find(linear(), 5, valid_data=(X_VALID, Y_VALID))
-    assert records["valid_loss"].tolist()[:5] == first["valid_loss"].tolist()
+    assert records["valid_loss"].tolist()[:5] == pytest.approx(first["valid_loss"].tolist(), 1e-5)
 
 
 # ---------------------------------------------------------------- Ctrl-C
@@ -528,6 +528,7 @@ def test_a_real_ctrl_c_returns_the_rungs_so_far():
         ("stop_div", 0, ValueError), ("stop_div", -4, ValueError),
         ("stop_div", math.nan, ValueError), ("stop_div", "4", TypeError),
         ("stop_div", True, TypeError),
+        ("log_spaced_intervals", "abc", TypeError), ("log_spaced_intervals", 1, TypeError),
         ("callbacks", "clip", TypeError), ("callbacks", [luz.Callback], TypeError),
         ("accelerator", "cpu", TypeError), ("verbose", 1, TypeError),
         ("dataloader_options", [32], TypeError), ("opt_name", "adam", luz.LuzError),

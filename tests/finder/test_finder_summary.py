@@ -1,10 +1,11 @@
 """The line below printed records: how the sweep ended, the suggestion, the range, the doubts."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 import luzpy as luz
-from luzpy.finder.summary import ranges_disagree, warnings_of
 
 LR = np.geomspace(1e-6, 1, 100)
 X = np.log10(LR)
@@ -59,22 +60,66 @@ def test_no_suggestion_says_why():
     assert line.startswith("Completed; no suggestion: The loss never falls: it is the same")
 
 
-def test_runs_with_a_range_in_common_and_without():
-    near, far = [(LR, curve(-3.0)), (LR, curve(-2.8))], [(LR, curve(-4.5, -3.5)), (LR, curve(-2))]
-    assert not ranges_disagree(near)
-    assert ranges_disagree(far)
-    assert any("without a rate in common" in doubt for doubt in warnings_of(far))
+def shifted(*centres):
+    """Runs that suggest rates as far apart as their descents."""
+    return [curve(centre, centre + 2) for centre in centres]
 
 
-def test_the_finder_warns_of_runs_with_disjoint_ranges(monkeypatch):
+DOUBT = "The suggestion differs by more than a factor of 10 between initial weights: raise runs"
+
+
+@pytest.mark.parametrize(
+    ("centres", "doubted"),
+    [
+        # Their 10 % and 90 % quantiles are 0.96 and 1.04 decades apart.
+        ([-4.2, -3.0], False),
+        ([-4.3, -3.0], True),
+        # One run of twenty lies apart: its range has no rate in common with any other.
+        ([-3.0] * 19 + [-4.5], False),
+        ([-3.0] * 10 + [-4.5] * 10, True),
+    ],
+)
+def test_runs_are_doubted_where_their_suggestions_are_spread(centres, doubted):
+    assert (DOUBT in last_line(records(*shifted(*centres)))) == doubted
+
+
+def test_runs_without_a_suggestion_are_not_doubted_for_its_spread():
+    assert DOUBT not in last_line(records(*[np.full(100, 2.0)] * 3))
+
+
+def scaled(scale):
+    """Needs a rate that is `scale` ** 2 times smaller."""
     import torch
 
-    x = torch.randn(64, 3)
-    model = luz.setup(lambda: torch.nn.Linear(3, 1), torch.nn.MSELoss(), torch.optim.SGD)
+    class Scaled(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(3, 1)
+            torch.nn.init.normal_(self.weight, std=0.1)
+            self.scale = scale()
+
+        def forward(self, x):
+            return self.scale * super().forward(x)
+
+    return Scaled
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_the_finder_warns_of_runs_with_spread_suggestions(spread):
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 3, generator=generator)
+    draw = (lambda: 10 ** float(2 * torch.rand(()) - 1)) if spread else (lambda: 1.0)
+    model = luz.setup(scaled(draw), torch.nn.MSELoss(), torch.optim.SGD, seed=1)
     data = (x, x.sum(1, keepdim=True))
-    monkeypatch.setattr("luzpy.finder.finder.ranges_disagree", lambda curves: len(curves) == 2)
-    with pytest.warns(UserWarning, match="ranges of learning rates that have none in common"):
-        model.lr_finder(data, 10, runs=2, verbose=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = model.lr_finder(data, 100, 1e-6, 10, runs=6, verbose=False)
+    rates = [run.suggest() for _, run in found.groupby("run")]
+    low, high = np.quantile(np.log10(rates), [0.1, 0.9])
+    assert (high - low > 1) == spread
+    said = [str(w.message) for w in caught if "depends on chance" in str(w.message)]
+    assert len(said) == spread
 
 
 @pytest.mark.parametrize("part", [slice(0, 0), slice(0, 3)])

@@ -1,0 +1,165 @@
+"""The callback that records the loss of each rung, and ends the sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import final
+
+import attrs
+import torch
+
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, internals
+from luzpy.finder.divergence import DivergenceMonitor
+from luzpy.finder.ensemble import Ensemble
+from luzpy.finder.sweep import SweepLR
+from luzpy.finder.validation import validation_loss
+from luzpy.ground.errors import LuzError
+from luzpy.ground.nested import is_mapping
+from luzpy.ground.types import Batch, Data
+
+# Losses are looked at this many rungs at a time, so that a GPU is not waited for at each.
+LOOK_EVERY = 10
+# A rung is one optimizer step. A run in which this many batches pass without one never ends.
+MAX_BATCHES_WITHOUT_STEP = 10_000
+
+
+@attrs.frozen
+class Sweep:
+    """What was recorded of one model.
+
+    Attributes:
+        losses: The loss of each rung.
+        valid_losses: The validation loss of each rung, if there is any.
+        stopped: Why it ended before the last rung; None if it did not.
+    """
+
+    losses: list[float]
+    valid_losses: list[float] | None
+    stopped: str | None
+
+
+@final
+class RecordLoss(Callback):
+    """Records the loss of each rung, before its update, and ends the sweep.
+
+    All processes end the sweep at the same rung: their losses are averaged before it decides.
+
+    Args:
+        sweep: The callback that sets the learning rates.
+        stop_div: When to stop before the last rung, as in `DivergenceMonitor`.
+        valid_data: What to validate on at every rung; nothing for None.
+        show: Called with how many rungs were recorded since the last time.
+        ensemble: The models, where several are trained together.
+    """
+
+    runs_last = True
+
+    def __init__(
+        self,
+        sweep: SweepLR,
+        stop_div: float | None,
+        valid_data: Data,
+        show: Callable[[int], object],
+        ensemble: Ensemble | None = None,
+    ) -> None:
+        self.sweep = sweep
+        self.valid_data = valid_data
+        self.show = show
+        self.ensemble = ensemble
+        n_curves = 1 if ensemble is None else ensemble.size
+        self._monitors = [DivergenceMonitor(stop_div) for _ in range(n_curves)]
+        self._losses: list[list[float]] = []  # rung by rung, one of each curve
+        self._valid_losses: list[list[float]] = []
+        # What has not been read from the device yet: of whole rungs, and of the one under way.
+        self._pending: list[torch.Tensor] = []
+        self._valid_pending: list[torch.Tensor] = []
+        self._partial_step: list[torch.Tensor] = []
+
+    def on_train_batch_begin(self, ctx: Context) -> None:
+        if self.valid_data is None or self._partial_step:
+            return
+        others = [c for c in ctx.callbacks if c is not self.sweep and not c.runs_last]
+        loss = validation_loss(ctx, self.valid_data, others, self._loss)
+        if loss is None:
+            loss = torch.full((len(self._monitors),), math.nan, device=ctx.device)
+        self._valid_pending.append(loss)
+
+    def on_train_batch_end(self, ctx: Context) -> None:
+        loss = self._loss(ctx) * getattr(ctx.data, "weight", 1)  # of its share of all rows
+        self._partial_step.append(loss)
+        if not self.sweep.all_stepped:
+            if len(self._partial_step) > MAX_BATCHES_WITHOUT_STEP:
+                raise LuzError(
+                    f"`step` must step the optimizer: it did not in {MAX_BATCHES_WITHOUT_STEP} "
+                    "batches."
+                )
+            return
+        rung = self._partial_step
+        self._pending.append(rung[0] if len(rung) == 1 else torch.stack(rung).mean(0))
+        self._partial_step = []
+        self.sweep.advance()
+        last = self.sweep.rung == len(self.sweep.rates)
+        if not (last or len(self._pending) >= LOOK_EVERY):
+            return
+        self.read(ctx)
+        ends = [monitor.stop for monitor in self._monitors if monitor.stop]
+        if last or len(ends) == len(self._monitors):
+            every = ends[0][1] if len(ends) == len(self._monitors) else "completed"
+            internals(ctx).stop.request(every)  # not `ctx.stop`: the other processes do so too
+
+    def on_fit_end(self, ctx: Context) -> None:
+        self.read(ctx)
+
+    def read(self, ctx: Context) -> None:
+        """Read the losses so far; with several processes their mean, so that all stop together."""
+        if self._valid_pending:
+            self._valid_losses += _means(ctx, self._valid_pending)
+        self._valid_pending = []
+        if not self._pending:
+            return
+        seen = _means(ctx, self._pending)
+        self._pending = []
+        self._losses += seen
+        for monitor, losses in zip(self._monitors, zip(*seen, strict=True), strict=True):
+            monitor.update(losses)
+        self.show(len(seen) * len(self._monitors))
+
+    def end_with_nan(self) -> None:
+        """The rung under way could not be computed any more: its loss is not a number."""
+        self._losses.append([math.nan] * len(self._monitors))
+        for monitor in self._monitors:
+            monitor.update([math.nan])
+
+    def swept(self) -> list[Sweep]:
+        """What was recorded of each model, cut where its curve ended."""
+        return [self._swept(index, monitor) for index, monitor in enumerate(self._monitors)]
+
+    def _swept(self, index: int, monitor: DivergenceMonitor) -> Sweep:
+        last, stopped = monitor.stop or (len(self._losses) - 1, None)
+        losses = [rung[index] for rung in self._losses[: last + 1]]
+        if self.valid_data is None:
+            return Sweep(losses, None, stopped)
+        valid = [rung[index] for rung in self._valid_losses[: last + 1]]
+        return Sweep(losses, valid + [math.nan] * (len(losses) - len(valid)), stopped)
+
+    def _loss(self, ctx: Context) -> torch.Tensor:
+        """The batch's loss in each model: the varied optimizer's, else the mean over optimizers."""
+        if self.ensemble is not None:
+            return self.ensemble.losses
+        loss: Batch = ctx.loss
+        if is_mapping(loss):
+            if not loss:
+                raise LuzError("`step` must set `ctx.loss`; the learning rate finder records it.")
+            if self.sweep.opt_name in loss:
+                loss = loss[self.sweep.opt_name]
+            else:
+                loss = torch.stack([torch.as_tensor(v).reshape(()) for v in loss.values()]).mean()
+        return torch.as_tensor(loss).detach().reshape(1)
+
+
+def _means(ctx: Context, losses: list[torch.Tensor]) -> list[list[float]]:
+    """The mean over all processes, as numbers."""
+    means: Batch = ctx.accelerator.mean(torch.stack(losses))
+    return means.tolist()

@@ -1,0 +1,73 @@
+"""Validation at a rung, in the middle of an epoch of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, Internals, internals
+from luzpy.core.hooks import HookOwner
+from luzpy.core.loop import validate
+from luzpy.core.modules import bound, in_eval_mode
+from luzpy.ground.random_state import preserved_random_state
+from luzpy.ground.types import Data
+
+
+def validation_loss(
+    ctx: Context,
+    data: Data,
+    callbacks: Sequence[HookOwner],
+    loss_of: Callable[[Context], torch.Tensor],
+) -> torch.Tensor | None:
+    """The loss of each model on `data`, averaged over samples, with the current weights.
+
+    It is a run of its own on the same model: the training goes on as if it had not been, unless
+    the validation is stopped. None if not one row was seen.
+    """
+    seen: list[tuple[torch.Tensor, int]] = []
+
+    def add_batch(validation: Context) -> None:
+        loss = loss_of(validation)
+        if validation.device.type != "mps":
+            loss = loss.double()
+        rows = internals(validation).n_rows
+        seen.append((loss * rows, rows))
+
+    run, reason = internals(ctx), None
+    add = Callback.from_functions(weight=float("inf"), on_valid_batch_end=add_batch)
+    validation = Context(
+        verbose=False,
+        accelerator=ctx.accelerator,
+        device=ctx.device,
+        model=ctx.model,
+        optimizers=ctx.optimizers,
+        loss_fn=ctx.loss_fn,
+        train_data=ctx.train_data,
+        valid_data=data,
+        epoch=1,
+        max_epochs=ctx.max_epochs,
+        training=False,
+        hparams=ctx.hparams,
+        opt_hparams=ctx.opt_hparams,
+        buffers=ctx.buffers,
+        callbacks=[*callbacks, add],
+        internals=Internals(
+            metric_set=run.metric_set, opt_names=run.opt_names, autocast=run.autocast
+        ),
+    )
+    try:
+        with preserved_random_state(), in_eval_mode(ctx.model), bound(validation):
+            validate(validation)
+    except Exception:
+        reason = run.requested_reason
+        if reason is None:
+            raise  # else the signal has ended the worker processes, too
+    reason = reason or internals(validation).stop.reason
+    if reason is not None:
+        ctx.stop(reason)
+    if not seen:
+        return None
+    losses, rows = zip(*seen, strict=True)
+    return torch.stack(losses).sum(0) / sum(rows)
