@@ -111,17 +111,23 @@ def load(
 ) -> FittedModule:
     """Load a fitted model. Port of R luz's `luz_load()`.
 
-    No code in the file is run: it holds tensors and plain values, and the name of the module's
-    class, which is imported from where it is installed (once its source has been seen to define
-    such a class) and made with the hyperparameters that are in the file.
+    The file holds tensors, plain values, and the name of the module's class. No code in it is run,
+    and nothing is imported for it. The class is the one given as `module`, else the class of that
+    name if it is a layer of `torch.nn`, or an `nn.Module` class in a module that this program has
+    imported already. It is called with the hyperparameters that are in the file: whoever wrote
+    the file chooses among all the `nn.Module` classes of the packages that are imported, and their
+    arguments. Some classes do more with an argument than build layers (they read, download or
+    unpickle the file that it names): for a file from elsewhere, give `module`, a class of which
+    you know what it does. A model much larger than the file is not built.
 
     Args:
         path: What `save` wrote.
-        module: The module's class or a function that makes it, for a file whose class cannot be
-            imported by name; or a `LuzModule`, which also brings the loss, the optimizer and the
-            metrics that `evaluate` needs.
-        trusted: Whether to unpickle a file that holds more than tensors and plain values. It can
-            run any code: use it only for files of your own.
+        module: The module's class, a function that makes it, or the module itself; or a
+            `LuzModule`, which also brings the loss, the optimizer and the metrics that `evaluate`
+            needs.
+        trusted: Whether to unpickle a file that holds more than tensors and plain values, to
+            import its class, and to build it whatever its size. It can run any code: use it only
+            for files of your own.
         map_location: Where tensors go, as in `torch.load`.
 
     Returns:
@@ -129,8 +135,8 @@ def load(
 
     Raises:
         FileNotFoundError: If there is no file.
-        LuzError: If the file is truncated, altered, foreign, or its class cannot be found, or it
-            does not fit the module.
+        LuzError: If the file is truncated, altered, foreign, its class is not imported (the
+            message has the lines that load it), or it does not fit the module.
         TypeError: If an argument is of the wrong type.
         ValueError: If `map_location` is no device.
     """

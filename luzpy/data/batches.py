@@ -26,7 +26,7 @@ from torch.utils.data import (
 
 from luzpy.data.dataset import InMemoryDataset, Split
 from luzpy.ground.nested import is_mapping, is_sequence, tensors_in
-from luzpy.ground.types import Batch, Loader
+from luzpy.ground.types import Batch, Data, Loader, Rows
 
 # Rows are gathered from memory in chunks of about this size and handed out as slices of the
 # chunk: large enough that the gather's fixed cost vanishes, small enough to stay in the cache.
@@ -43,7 +43,7 @@ _SAMPLERS = (
 )
 
 
-def batches(loader: Iterable[Any]) -> Iterator[Any]:
+def batches(loader: Iterable[Batch]) -> Iterator[Batch]:
     """One epoch of `loader`.
 
     A plain in-process DataLoader over tensors in memory is not asked for its batches: they are
@@ -55,12 +55,12 @@ def batches(loader: Iterable[Any]) -> Iterator[Any]:
     return iter(loader) if gathered is None else gathered()
 
 
-def gathers(loader: Iterable[Any]) -> bool:
+def gathers(loader: Iterable[Batch]) -> bool:
     """Whether `batches` gathers from tensors in memory what `loader` gives."""
     return _gather_plan(loader) is not None
 
 
-def skip_batch(source: Iterator[Any]) -> bool:
+def skip_batch(source: Iterator[Batch]) -> bool:
     """Pass over a batch of what `batches` gave; whether there was one.
 
     A DataLoader without workers only draws the batch's row numbers. With workers, and for an
@@ -73,7 +73,7 @@ def skip_batch(source: Iterator[Any]) -> bool:
     return next(source, None) is not None
 
 
-def draws_as_it_goes(loader: Any) -> bool:
+def draws_as_it_goes(loader: Data) -> bool:
     """Whether the order of the rows may be drawn in this process while the epoch is under way.
 
     torch's own samplers draw it at the start of the epoch, or from a generator of their own.
@@ -92,16 +92,18 @@ def draws_as_it_goes(loader: Any) -> bool:
     )
 
 
-def _gather_plan(loader: Iterable[Any]) -> Callable[[], Iterator[Any]] | None:
+def _gather_plan(loader: Iterable[Batch]) -> Callable[[], Iterator[Batch]] | None:
     """The fast way through `loader`, or None where only the loader itself will do."""
     if type(loader) is not DataLoader:
         return None
-    loader = cast(Loader, loader)
+    loader = cast(Data, loader)
+    own = loader.batch_sampler  # as the DataLoader made it?
     if (
         loader.num_workers
         or loader.collate_fn is not default_collate
-        or type(loader.batch_sampler) is not BatchSampler
-        or not _is_torchs_own(loader)
+        or type(own) is not BatchSampler
+        or (own.sampler, own.batch_size, own.drop_last)
+        != (loader.sampler, loader.batch_size, loader.drop_last)
         or (loader.pin_memory and torch.cuda.is_available())
     ):
         return None
@@ -127,22 +129,12 @@ def _gather_plan(loader: Iterable[Any]) -> Callable[[], Iterator[Any]] | None:
     return None
 
 
-def _is_torchs_own(loader: Any) -> bool:
-    """Whether the batch sampler is the one that the DataLoader made, as it made it."""
-    own = loader.batch_sampler
-    return (
-        own.sampler is loader.sampler
-        and own.batch_size == loader.batch_size
-        and own.drop_last == loader.drop_last
-    )
-
-
 def _is_plain(tensor: torch.Tensor) -> bool:
     strided = type(tensor) is torch.Tensor and tensor.layout is torch.strided
     return strided and not tensor.requires_grad
 
 
-def _tensors_of(dataset: Any) -> tuple[Any, torch.Tensor | None] | None:
+def _tensors_of(dataset: Rows) -> tuple[Batch, torch.Tensor | None] | None:
     """The tensors behind a dataset and which of their rows it has (None: all)."""
     if type(dataset) is TensorDataset:
         return list(dataset.tensors), None
@@ -172,8 +164,8 @@ def _row_numbers(indices: Any, n_rows: int) -> torch.Tensor | None:
 
 
 def _gather(
-    loader: Loader, structure: Any, rows: torch.Tensor | None, *, shuffled: bool
-) -> Iterator[Any]:
+    loader: Loader, structure: Batch, rows: torch.Tensor | None, *, shuffled: bool
+) -> Iterator[Batch]:
     # The DataLoader draws a seed for workers at every epoch, also when it has none.
     torch.empty((), dtype=torch.int64).random_(generator=cast(Any, loader).generator)
     tensors = list(tensors_in(structure))
@@ -186,7 +178,7 @@ def _gather(
 
 
 def _chunks(
-    structure: Any,
+    structure: Batch,
     tensors: list[torch.Tensor],
     rows: torch.Tensor | None,
     n_rows: int,
@@ -194,7 +186,7 @@ def _chunks(
     batch_size: int,
     chunk: int,
     shuffled: bool,
-) -> Iterator[Any]:
+) -> Iterator[Batch]:
     if shuffled:
         # As RandomSampler does: a generator of its own, seeded from the global one.
         generator = torch.Generator()
@@ -216,11 +208,11 @@ def _chunks(
             yield list(columns) if flat else _rebuild(structure, columns)
 
 
-def _rebuild(structure: Any, columns: tuple[torch.Tensor, ...]) -> Any:
+def _rebuild(structure: Batch, columns: tuple[torch.Tensor, ...]) -> Batch:
     """The batch in the dataset's structure; tuples become lists, as with `default_collate`."""
     remaining = iter(columns)
 
-    def collated(item: Any) -> Any:
+    def collated(item: Batch) -> Batch:
         if is_sequence(item):
             return [collated(part) for part in item]
         if is_mapping(item):
@@ -230,7 +222,7 @@ def _rebuild(structure: Any, columns: tuple[torch.Tensor, ...]) -> Any:
     return collated(structure)
 
 
-def input_of(batch: Batch) -> Any:
+def input_of(batch: Batch) -> Batch:
     """The first part of a batch (the batch itself, if it has no parts)."""
     if is_mapping(batch):
         return next(iter(batch.values()), None)
@@ -239,9 +231,9 @@ def input_of(batch: Batch) -> Any:
     return batch
 
 
-def target_of(batch: Batch) -> Any:
+def target_of(batch: Batch) -> Batch:
     """The second part of a batch, or None."""
-    parts: Iterable[Any] = ()
+    parts: Iterable[Batch] = ()
     if is_mapping(batch):
         parts = batch.values()
     elif is_sequence(batch):
@@ -249,13 +241,13 @@ def target_of(batch: Batch) -> Any:
     return next(islice(parts, 1, None), None)
 
 
-def with_part(batch: Batch, index: int, value: Any) -> Any:
+def with_part(batch: Batch, index: int, value: Batch) -> Batch:
     """A batch like `batch` with another input (index 0) or target (index 1)."""
     if is_mapping(batch):
         keys = list(batch)
         key = keys[index] if index < len(keys) else "target"
         return {**batch, key: value}
-    parts: list[Any] = list(batch) if is_sequence(batch) else [batch]
+    parts: list[Batch] = list(batch) if is_sequence(batch) else [batch]
     parts[index : index + 1] = [value]
     return parts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -11,24 +11,25 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, random_split
 
 from luzpy.ground.nested import is_mapping, is_sequence, map_nested, tensors_in
-from luzpy.ground.types import Data
+from luzpy.ground.primitives import is_array
+from luzpy.ground.types import Array, Batch, Data, Rows
 
 
-class InMemoryDataset(Dataset[Any]):
+class InMemoryDataset(Rows):
     """Rows of tensors that are nested in tuples and dicts, all of the same length.
 
     Args:
         structure: A tensor, or a tuple or dict (nested at will) of tensors.
     """
 
-    def __init__(self, structure: Any) -> None:
+    def __init__(self, structure: Batch) -> None:
         self.structure = structure
         self._length = len(next(tensors_in(structure)))
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Batch:
         return map_nested(lambda tensor: tensor[index], self.structure)
 
 
@@ -38,7 +39,7 @@ def is_in_memory(obj: object) -> bool:
     return isinstance(obj, known) or _is_pandas(obj) or _is_polars(obj)
 
 
-def as_dataset(x: Any, *, name: str = "data") -> Dataset[Any]:
+def as_dataset(x: Data, *, name: str = "data") -> Rows:
     """Make a torch dataset of in-memory data; a dataset passes through.
 
     Floats become the default float dtype and integers int64; booleans and complex numbers stay.
@@ -65,7 +66,7 @@ def as_dataset(x: Any, *, name: str = "data") -> Dataset[Any]:
         (tensor([0., 1., 0.]), tensor(1))
     """
     if isinstance(x, Dataset):
-        return cast("Dataset[Any]", x)
+        return cast(Rows, x)
     if not is_in_memory(x):
         raise TypeError(
             f"`{name}` must be a DataLoader, a Dataset, a tensor, a NumPy array, a pandas or "
@@ -84,10 +85,10 @@ def as_dataset(x: Any, *, name: str = "data") -> Dataset[Any]:
     return InMemoryDataset(structure)
 
 
-def length_of(obj: Any) -> int | None:
+def length_of(obj: object) -> int | None:
     """`len(obj)`, or None where that cannot be known."""
     try:
-        return len(obj)
+        return len(cast(Sized, obj))
     except TypeError:
         return None
 
@@ -128,7 +129,7 @@ def _is_polars(obj: object) -> bool:
     return type(obj).__module__.partition(".")[0] == "polars" and hasattr(obj, "to_numpy")
 
 
-def _as_tensors(x: Any, name: str) -> Any:
+def _as_tensors(x: Data, name: str) -> Batch:
     """`x` with every array in it as a tensor; `name` says where we are, for error messages."""
     if is_mapping(x):
         if not x:
@@ -144,15 +145,15 @@ def _as_tensors(x: Any, name: str) -> Any:
     return tensor
 
 
-def _as_tensor(x: Any, name: str) -> torch.Tensor:
+def _as_tensor(x: Data, name: str) -> torch.Tensor:
     if isinstance(x, torch.Tensor):
         if x.dtype is torch.uint64:
             _check_int64(x.numpy(force=True), name)
         return _standard_dtype(x)
-    if isinstance(x, np.ndarray):
-        array = cast("np.ndarray[Any, Any]", x)
+    if is_array(x):
+        array = x
         if np.ma.is_masked(array):
-            array = cast("np.ndarray[Any, Any]", np.ma.filled(array.astype(np.float64), np.nan))
+            array: Array = np.ma.filled(array.astype(np.float64), np.nan)
     elif _is_pandas(x):
         array = _pandas_array(x, name)
     elif _is_polars(x):
@@ -182,7 +183,7 @@ def _standard_dtype(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.int64)
 
 
-def _pandas_array(frame: Any, name: str) -> np.ndarray[Any, Any]:
+def _pandas_array(frame: Data, name: str) -> Array:
     columns: list[tuple[Any, Any]]
     if frame.ndim == 2:
         columns = list(zip(frame.columns, frame.dtypes, strict=True))
@@ -206,12 +207,12 @@ def _pandas_array(frame: Any, name: str) -> np.ndarray[Any, Any]:
     return frame.to_numpy(dtype=np.bool_ if kinds == {"b"} else np.int64)
 
 
-def _check_int64(values: np.ndarray[Any, Any], name: str) -> None:
+def _check_int64(values: Array, name: str) -> None:
     if values.size and values.max() >= 2**63:
         raise ValueError(f"`{name}` must hold integers below 2**63, got {int(values.max())}.")
 
 
-def _kind(dtype: Any) -> str:
+def _kind(dtype: object) -> str:
     """NumPy's one-letter kind, for pandas' own dtypes also."""
     import pandas as pd
 
@@ -220,7 +221,7 @@ def _kind(dtype: Any) -> str:
     return str(getattr(dtype, "kind", "O"))
 
 
-def _polars_array(x: Any, name: str) -> np.ndarray[Any, Any]:
+def _polars_array(x: Data, name: str) -> Array:
     columns: list[Any] = list(x.get_columns()) if hasattr(x, "get_columns") else [x]
     if not columns:
         raise ValueError(f"`{name}` must have at least one column, got none.")
@@ -231,7 +232,7 @@ def _polars_array(x: Any, name: str) -> np.ndarray[Any, Any]:
             + ", ".join(f"{column.name!r} ({column.dtype})" for column in unusable)
             + ". Encode them first, for example with polars' to_dummies()."
         )
-    array: np.ndarray[Any, Any] = x.to_numpy()
+    array: Array = x.to_numpy()
     if array.dtype == object:  # booleans beside nulls
         array = array.astype(np.float64)
     return array

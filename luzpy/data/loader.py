@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from luzpy.data.dataset import InMemoryDataset, as_dataset, is_in_memory, length_of
 from luzpy.ground.nested import tensors_in, to_device
-from luzpy.ground.types import Data, Loader
+from luzpy.ground.types import Data, Loader, Rows
 
 Options = Mapping[str, Any]
 
 _SAMPLING = ("sampler", "batch_sampler", "shuffle", "drop_last")
 
 
-def as_dataloader(x: Any, **options: Any) -> Loader:
+def as_dataloader(x: Data, **options: Any) -> Loader:
     """Make a `DataLoader` of a dataset or of in-memory data; a DataLoader passes through.
 
     Port of R luz's `as_dataloader()`; `batch_size` is 32 unless given.
@@ -63,7 +63,7 @@ RESIDENT_SHARE = 0.5
 _PLAIN_OPTIONS = {"batch_size", "shuffle", "drop_last"}
 
 
-def resident(data: Data, device: torch.device, options: Options | None, *, name: str) -> Any:
+def resident(data: Data, device: torch.device, options: Options | None, *, name: str) -> Data:
     """In-memory data on the GPU of a run, if they fit: no batch has to be copied there any more.
 
     Args:
@@ -81,7 +81,7 @@ def resident(data: Data, device: torch.device, options: Options | None, *, name:
     return moved_if_small(as_dataset(data, name=name), device, RESIDENT_SHARE * free)
 
 
-def moved_if_small(dataset: Dataset[Any], device: torch.device, most_bytes: float) -> Dataset[Any]:
+def moved_if_small(dataset: Rows, device: torch.device, most_bytes: float) -> Rows:
     """A copy on `device` of a dataset of tensors that take at most so many bytes."""
     if isinstance(dataset, TensorDataset):
         tensors = dataset.tensors
@@ -116,7 +116,7 @@ def train_loader(data: Data, options: Options | None) -> Loader:
 
 
 def eval_loader(
-    data: Data, options: Options | None, *, name: str, beside_train: Any = None
+    data: Data, options: Options | None, *, name: str, beside_train: Data = None
 ) -> Loader:
     """The DataLoader for validation and prediction: every row, once, in order.
 
@@ -157,7 +157,7 @@ def eval_loader(
     return _checked(as_dataloader(dataset, **chosen), name)
 
 
-def _check_rows(dataset: Dataset[Any], name: str) -> None:
+def _check_rows(dataset: Rows, name: str) -> None:
     if length_of(dataset) == 0:
         raise ValueError(f"`{name}` must have at least one row, got none.")
 

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from luzpy.ground.errors import LuzError
 
@@ -69,7 +69,7 @@ def real_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     return Path(os.path.realpath(Path(path).expanduser()))
 
 
-def _is_path(path: Any) -> bool:
+def _is_path(path: object) -> bool:
     return isinstance(path, (str, os.PathLike)) and isinstance(os.fspath(path), str)
 
 

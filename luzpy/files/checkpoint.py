@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from luzpy.core.context import Context
@@ -13,7 +14,7 @@ from luzpy.files.state import check_state
 from luzpy.ground.errors import LuzError
 from luzpy.ground.nested import is_mapping
 from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
-from luzpy.ground.types import Values
+from luzpy.ground.types import Primitive, Values
 
 Path = str | os.PathLike[str]
 
@@ -152,12 +153,12 @@ def kept_callbacks(ctx: Context) -> list[Any]:
     return [callback for callback in ctx.callbacks if hasattr(callback, "state_dict")]
 
 
-def _kept(content: Values) -> list[tuple[str, Any]]:
+def _kept(content: Values) -> list[tuple[str, Primitive]]:
     # luzpy 0.1.0 listed the callbacks without a state too.
     return [(name, state) for name, state in content["callbacks"] if state is not None]
 
 
-def _check_same(what: str, found: Any, own: Any, path: Path) -> None:
+def _check_same(what: str, found: Iterable[object], own: Iterable[object], path: Path) -> None:
     if found != own:
         raise LuzError(
             f"{path} does not fit the run: it was written with the {what} {_listed(found)}, this "
@@ -165,7 +166,7 @@ def _check_same(what: str, found: Any, own: Any, path: Path) -> None:
         )
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Iterable[object]) -> str:
     if is_mapping(names):
         return ", ".join(f"{name} ({kind})" for name, kind in names.items())
     return ", ".join(map(str, names)) or "none"

@@ -10,24 +10,27 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import struct
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import torch
 
 from luzpy.files.atomic import real_path, written_atomically
+from luzpy.files.pickled import check_pickle
 from luzpy.ground.errors import LuzError
 from luzpy.ground.nested import is_mapping
-from luzpy.ground.primitives import find_unsupported
-from luzpy.ground.types import Data, Values
+from luzpy.ground.primitives import find_unsupported, from_primitives, is_plain_collection
+from luzpy.ground.records import is_records
+from luzpy.ground.types import Data, Values, Where
 
 VERSION = 1
 _MARK = b"LUZPY"
 _TRAILER = len(_MARK) + 1 + hashlib.sha256().digest_size + 4
+_END = 98  # how long the records at the end of an archive are
 _BLOCK = 1 << 20
 _DEPTH = 100
-_LISTS: Any = (list, tuple, set)
 
 FITTED, WEIGHTS, CHECKPOINT = "fitted model", "model's weights", "checkpoint"
 _Kinds = dict[str, type | tuple[type, ...]]
@@ -106,7 +109,7 @@ def check_primitive(content: Values, path: str | os.PathLike[str]) -> None:
 
 
 def read(
-    path: str | os.PathLike[str], kind: str, *, trusted: bool = False, map_location: Any = "cpu"
+    path: str | os.PathLike[str], kind: str, *, trusted: bool = False, map_location: Where = "cpu"
 ) -> Values:
     """Read a luzpy file of this kind.
 
@@ -131,6 +134,8 @@ def read(
     try:
         with target.open("rb") as file:
             size = _check(file, Path(path))
+            _check_entries(file, size - _TRAILER, trusted=trusted)
+            file.seek(0)
             content = torch.load(file, map_location=map_location, weights_only=not trusted)
     except LuzError:
         raise
@@ -141,7 +146,7 @@ def read(
             f"({_reason(err)})"
         ) from err
     except Exception as err:  # whatever the unpickler stumbles over
-        raise LuzError(f"{os.fspath(path)} could not be read: {err}") from err
+        raise LuzError(f"{os.fspath(path)} could not be read: {err}.") from err
     _check_content(content, kind, size, path)
     return content
 
@@ -154,7 +159,7 @@ def peek(path: Path, kind: str) -> Values | None:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            _check_entries(file, size, path)
+            _check_entries(file, size - _TRAILER)
         content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
         _check_content(content, kind, size, path)
     except Exception:  # whatever the unpickler stumbles over
@@ -171,7 +176,7 @@ def _reason(err: Exception) -> str:
 
 
 def _check(file: BinaryIO, path: Path) -> int:
-    """Raise unless the file is whole and ours; its size. Leaves it at its start."""
+    """Raise unless the file is whole and ours; its size."""
     size = file.seek(0, os.SEEK_END)
     body = size - _TRAILER
     file.seek(max(body, 0))
@@ -193,43 +198,83 @@ def _check(file: BinaryIO, path: Path) -> int:
     sha256.update(trailer[: len(_MARK) + 1])
     if sha256.digest() != trailer[len(_MARK) + 1 : -4]:
         raise LuzError(f"{path} is damaged: its checksum does not match.")
-    _check_entries(file, size, path)
-    file.seek(0)
     return size
 
 
-def _check_entries(file: BinaryIO, size: int, path: Path) -> None:
-    """Raise unless the archive is of a kind that torch writes."""
+def _check_entries(file: BinaryIO, body: int, *, trusted: bool = False) -> None:
+    """Raise unless the archive is one that torch writes: every reader of it sees the same entries.
+
+    What torch reads it with follows numbers that Python's `zipfile` corrects, and the reverse: an
+    archive with two directories would show each of them another content.
+    """
+    file.seek(max(body - _END, 0))
+    end = file.read(min(_END, body))
+    _, *disks, n, total, length, start, comment = struct.unpack("<4s4H2LH", end[-22:])
+    numbers, position = (n, total, length, start), body - 22
+    if end[-42:-38] == b"PK\x06\x07":
+        wide = struct.unpack("<4sQ2H2L4Q", end[:56])[-4:]
+        most = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+        if any(few not in (many, top) for few, many, top in zip(numbers, wide, most, strict=True)):
+            raise ValueError("its directory has two sizes")
+        numbers, position = wide, body - _END
+        disks += [*struct.unpack("<4sLQL", end[-42:-22])[1:3]]
+        disks[-1] -= position
+    n, total, length, start = numbers
     file.seek(0)
+    if (
+        file.read(4) != b"PK\x03\x04"
+        or start + length != position
+        or n != total
+        or comment
+        or any(disks)
+    ):
+        raise ValueError("it is no archive of torch's")
     with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
-            # torch compresses nothing: an entry larger than the file is a bomb.
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
-                raise LuzError(f"{path} holds a compressed entry, {entry.filename!r}.")
-            if entry.filename.endswith("constants.pkl"):
-                raise LuzError(f"{path} holds a TorchScript program, not a luzpy file's content.")
+        entries = archive.infolist()
+        names = [entry.orig_filename.lower() for entry in entries]
+        if len(set(names)) != n or not all(name.isascii() and "\0" not in name for name in names):
+            raise ValueError("its entries must each have a name of their own")
+        for name, entry in zip(names, entries, strict=True):
+            # torch compresses nothing: entries larger than the file are a bomb.
+            stored = entry.compress_type == zipfile.ZIP_STORED
+            body -= entry.file_size
+            if not stored or entry.compress_size != entry.file_size or body < 0:
+                raise ValueError(f"it holds a compressed entry, {entry.filename!r}")
+            if name.endswith("constants.pkl"):
+                raise ValueError("it holds a TorchScript program, not a luzpy file's content")
+            if name.endswith("data.pkl") and not trusted:
+                check_pickle(archive.read(entry))
 
 
-def _check_content(content: Any, kind: str, size: int, path: str | os.PathLike[str]) -> None:
-    fields = content if is_mapping(content) else dict[str, Any]()
+def _check_content(content: object, kind: str, size: int, path: str | os.PathLike[str]) -> None:
+    if not _is_finite(content, size):
+        raise LuzError(f"{os.fspath(path)} holds a nest of values that is larger than the file.")
+    fields: Values = dict(content) if is_mapping(content) else {}
     found = fields.get("luzpy")
     if found != kind:
         raise LuzError(
             f"{os.fspath(path)} must be a luzpy file with a {kind}, got one with a {found!r:.60}."
         )
+    wrong = f"{os.fspath(path)} is no {kind} that luzpy wrote: "
     for name, types in FIELDS.get(kind, {}).items():
-        if not isinstance(fields.get(name), types):
-            raise LuzError(
-                f"{os.fspath(path)} is no {kind} that luzpy wrote: its {name!r} is "
-                f"{type(fields.get(name)).__name__}."
-            )
-    if not _is_finite(content, size):
-        raise LuzError(f"{os.fspath(path)} holds a nest of values that is larger than the file.")
+        value = fields.get(name)
+        if not isinstance(value, types):
+            raise LuzError(f"{wrong}its {name!r} is {type(value).__name__}.")
+    try:
+        from_primitives(content)
+        if not is_records(fields.get("records", {})):
+            raise TypeError("its 'records' have another layout")
+        if kind == CHECKPOINT:
+            for optimizer in fields["optimizers"].values():
+                [len(group["params"]) for group in optimizer["param_groups"]]
+            [(name, state) for name, state in fields["callbacks"]]
+    except Exception as err:  # whatever stands in the place of what is looked for
+        raise LuzError(f"{wrong}{type(err).__name__}: {err}.") from err
 
 
-def _is_finite(content: Any, limit: int) -> bool:
+def _is_finite(content: object, limit: int) -> bool:
     """Whether walking through `content` ends: references can nest one list a billion times."""
-    stack = [(content, 0)]
+    stack: list[tuple[object, int]] = [(content, 0)]
     seen = 0
     while stack:
         value, depth = stack.pop()
@@ -238,6 +283,6 @@ def _is_finite(content: Any, limit: int) -> bool:
             return False
         if is_mapping(value):
             stack += [(item, depth + 1) for item in value.values()]
-        elif isinstance(value, _LISTS):
+        elif is_plain_collection(value):
             stack += [(item, depth + 1) for item in value]
     return True

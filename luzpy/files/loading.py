@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
 import inspect
 import os
 import sys
 from collections.abc import Mapping
-from importlib.machinery import ModuleSpec
-from typing import Any, TypeVar
+from contextlib import nullcontext
+from importlib import import_module
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import nn
@@ -19,24 +18,24 @@ from luzpy.core.build import build_model
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.files import container
+from luzpy.files.bounds import bounded
 from luzpy.files.state import check_state, load_state
 from luzpy.ground.arguments import check_flag
 from luzpy.ground.errors import LuzError
 from luzpy.ground.primitives import from_primitives
 from luzpy.ground.records import loss_names
-from luzpy.ground.types import Values
+from luzpy.ground.types import Values, Where
 
 R = TypeVar("R", bound=Result)
-_SPEC: Any = Spec
 
 
 def load_result(
     kind: type[R],
     path: str | os.PathLike[str],
     *,
-    module: Any,
+    module: object,
     trusted: bool,
-    map_location: Any,
+    map_location: Where,
 ) -> R:
     """A fitted model of a file, of the class `kind`; see `luzpy.load`."""
     _check_options(module, trusted, map_location)
@@ -47,17 +46,38 @@ def load_result(
         # The model is made on the CPU, wherever the file was written.
         map_location="cpu" if map_location is None else map_location,
     )
-    values = {name: from_primitives(item) for name, item in content.items()}
+    try:
+        return _result(kind, content, path, module, trusted, map_location)
+    except LuzError:
+        raise
+    except Exception as err:  # whatever stands in the place of what is looked for
+        raise LuzError(
+            f"{os.fspath(path)} could not be loaded: {type(err).__name__}: {err}."
+        ) from err
+
+
+def _result(
+    kind: type[R],
+    content: Values,
+    path: str | os.PathLike[str],
+    module: object,
+    trusted: bool,
+    map_location: object,
+) -> R:
+    values: Values = from_primitives(content)
     hparams, state, records = values["hparams"], values["state"], values["records"]
-    if isinstance(module, _SPEC):
-        spec: Spec[Any] = module
-        hparams_of_model = {**spec.hparams, **hparams}
+    if _is_spec(module):
+        spec, hparams_of_model = module, {**module.hparams, **hparams}
     else:
-        maker = _imported(values["module"], path) if module is None else module
+        maker: Any = module
+        if module is None:
+            maker = _known_class(values["module"], path, trusted=trusted)
         spec = Spec[Any](module=maker, hparams=hparams, opt_hparams=values["opt_hparams"])
         hparams_of_model = hparams
     try:
-        model = build_model(spec, hparams_of_model)
+        # What the file has no say in may be of any size.
+        with nullcontext() if trusted or not hparams else bounded(os.path.getsize(path)):
+            model = build_model(spec, hparams_of_model)
     except Exception as err:
         raise LuzError(
             f"{os.fspath(path)} could not be loaded: its module could not be made with the "
@@ -82,7 +102,11 @@ def load_result(
     )
 
 
-def _check_options(module: Any, trusted: Any, map_location: Any) -> None:
+def _is_spec(module: object) -> TypeGuard[Spec[Any]]:
+    return isinstance(module, Spec)
+
+
+def _check_options(module: object, trusted: object, map_location: object) -> None:
     is_class = isinstance(module, type)
     if module is not None and (
         not callable(module) or (is_class and not issubclass(module, nn.Module))
@@ -115,8 +139,10 @@ def _cast(model: nn.Module, state: Values) -> None:
             tensor.data = tensor.data.to(saved.dtype)
 
 
-def _imported(name: str | None, path: Any) -> type[nn.Module]:
-    """The class of the name `package.module:Class`, if it is an `nn.Module`."""
+def _known_class(
+    name: str | None, path: str | os.PathLike[str], *, trusted: bool
+) -> type[nn.Module]:
+    """The class of the name `package.module:Class`, where it is here already; see `luzpy.load`."""
     if name is None:
         raise LuzError(
             f"{os.fspath(path)} does not say where its module comes from (it was an instance, made "
@@ -124,71 +150,31 @@ def _imported(name: str | None, path: Any) -> type[nn.Module]:
             "as `module`."
         )
     package, _, qualname = name.partition(":")
-    parts = package.split(".") + qualname.split(".")
-    if not all(part.isidentifier() for part in parts):
+    parts = qualname.split(".")
+    if not all(part.isidentifier() for part in [*package.split("."), *parts]):
         raise LuzError(
             f"{os.fspath(path)} names {name!r} as its module, which is no class's import path."
         )
-    try:
-        if package not in sys.modules and not _defines(package, qualname):
-            raise ImportError(f"no module {package} that defines such a class")
-        found: Any = importlib.import_module(package)
-        for part in qualname.split("."):
-            found = inspect.getattr_static(found, part)
-    except Exception as err:
-        raise LuzError(
-            f"{os.fspath(path)} needs the class {name!r}, which cannot be imported here "
-            f"({err}): give it as `module`."
-        ) from err
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise LuzError(
-            f"{os.fspath(path)} names {name!r} as its module, which is no nn.Module class."
-        )
-    return found
-
-
-def _defines(module: str, qualname: str) -> bool:
-    """Whether the source of a module has a class of that name. Nothing is imported to see.
-
-    Importing runs the module's code, and any installed one may be named in a file.
-    """
-    source = _source(module)
-    body = [] if source is None else ast.parse(source).body
-    for part in qualname.split("."):
-        classes = [node for node in _statements(body) if isinstance(node, ast.ClassDef)]
-        bodies = [node.body for node in classes if node.name == part and node.bases]
-        if not bodies:
-            return False
-        body = bodies[-1]
-    return True
-
-
-def _statements(body: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements of a body, and of the `if` and `try` blocks in it."""
-    found: list[ast.stmt] = []
-    for node in body:
-        found.append(node)
-        for block in ("body", "orelse", "finalbody"):
-            if isinstance(node, (ast.If, ast.Try, ast.With)):
-                found += _statements(getattr(node, block, []))
-        for handler in getattr(node, "handlers", []):
-            found += _statements(handler.body)
-    return found
-
-
-def _source(module: str) -> str | None:
-    """The source of a module that has not been imported, without importing its packages."""
-    where: Any = None
-    spec: ModuleSpec | None = None
-    for depth in range(module.count(".") + 1):
-        name = ".".join(module.split(".")[: depth + 1])
-        finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
-        specs = (finder(name, where) for finder in finders if finder is not None)
-        spec = next((found for found in specs if found is not None), None)
-        if spec is None:
-            return None
-        where = spec.submodule_search_locations
-        if where is None and name != module:
-            return None
-    get_source = getattr(spec and spec.loader, "get_source", None)
-    return None if get_source is None else get_source(module)
+    # luzpy imports torch, whoever runs it: only its layers are there to be made by name.
+    if package.partition(".")[0] == "torch" and package.split(".")[:2] != ["torch", "nn"]:
+        found = None
+    else:
+        try:
+            found: object = import_module(package) if trusted else sys.modules.get(package)
+        except Exception as err:
+            raise LuzError(
+                f"{os.fspath(path)} needs the class {name!r}, which cannot be imported here: "
+                f"{type(err).__name__}: {err}."
+            ) from err
+    for part in parts:
+        found = inspect.getattr_static(found, part, None)
+        if not isinstance(found, type):  # a module that a module has imported is no way through
+            break
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return found
+    raise LuzError(
+        f"{os.fspath(path)} needs the class {name!r}, which is no nn.Module class that this "
+        "program has imported, and nothing is imported for a file. If it is the one you expect:\n"
+        f"    from {package} import {parts[0]}\n"
+        f"    luz.load({os.fspath(path)!r}, module={qualname})"
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Any
 
 from luzpy.core.modules import unwrapped
 from luzpy.core.result import Result, check_fitted
@@ -110,11 +109,11 @@ def load_checkpoint(fitted: Result, path: Path) -> None:
     load_state(fitted.model, from_primitives(content["model"]), path)
 
 
-def _import_path(module: Any) -> str | None:
+def _import_path(module: object) -> str | None:
     """`package.module:Class` of a class that is found there, else None."""
     if not isinstance(module, type):
         return None
-    found: Any = sys.modules.get(module.__module__)
+    found: object = sys.modules.get(module.__module__)
     for part in module.__qualname__.split("."):
         found = getattr(found, part, None)
     return f"{module.__module__}:{module.__qualname__}" if found is module else None

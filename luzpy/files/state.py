@@ -38,11 +38,16 @@ def check_state(model: nn.Module, state: Values, path: Path) -> None:
     problems = [f"{name!r} is missing" for name in own if name not in state]
     problems += [f"{name!r} is not in the model" for name in state if name not in own]
     for name, value in own.items():
-        if not isinstance(value, torch.Tensor) or name not in state or is_lazy(value):
+        if not isinstance(value, torch.Tensor) or name not in state:
             continue
         found = state[name]
         if not isinstance(found, torch.Tensor):
             problems.append(f"{name!r} is no tensor")
+        elif is_lazy(value):  # it takes any shape, but no more values than are there
+            if found.nbytes > found.untyped_storage().nbytes():
+                problems.append(f"{name!r} is larger than what is stored of it")
+        elif (found.layout, found.is_quantized) != (value.layout, value.is_quantized):
+            problems.append(f"{name!r} is stored in another way")
         elif found.shape != value.shape:
             problems.append(
                 f"{name!r} has the shape {tuple(found.shape)} instead of {tuple(value.shape)}"

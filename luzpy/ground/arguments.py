@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import TypeGuard
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Whether `value` is a whole number (True and False are none)."""
     return isinstance(value, Integral) and value is not True and value is not False
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is a real number (True and False are none)."""
     return isinstance(value, Real) and value is not True and value is not False
 
 
-def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
+def check_flag(name: str, value: object, *, optional: bool = False) -> None:
     """Raise a TypeError unless `value` is True or False (or None, if optional)."""
     if not isinstance(value, bool) and not (optional and value is None):
         rule = "True, False or None" if optional else "True or False"
         raise TypeError(f"`{name}` must be {rule}, got {value!r}.")
 
 
-def check_count(name: str, value: Any, *, minimum: int = 1, optional: bool = False) -> None:
+def check_count(name: str, value: object, *, minimum: int = 1, optional: bool = False) -> None:
     """Raise unless `value` is a whole number of at least `minimum` (or None, if optional)."""
     if optional and value is None:
         return
@@ -38,7 +38,7 @@ def check_count(name: str, value: Any, *, minimum: int = 1, optional: bool = Fal
 
 
 def check_number(
-    name: str, value: Any, *, minimum: float = -math.inf, above: float | None = None
+    name: str, value: object, *, minimum: float = -math.inf, above: float | None = None
 ) -> None:
     """Raise unless `value` is a finite number, at least `minimum` and greater than `above`."""
     if not is_number(value):
@@ -51,7 +51,7 @@ def check_number(
         raise ValueError(f"`{name}` must be {bound}, got {value!r}.")
 
 
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raise a ValueError unless `value` is one of `choices`."""
     if value not in choices:
         known = ", ".join(map(repr, choices))

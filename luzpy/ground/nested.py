@@ -9,6 +9,8 @@ from typing import Any, TypeGuard
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
+from luzpy.ground.types import Batch
+
 
 def is_mapping(obj: object) -> TypeGuard[Mapping[Any, Any]]:
     """Whether `obj` is a mapping."""
@@ -20,7 +22,7 @@ def is_sequence(obj: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
     return isinstance(obj, (list, tuple))
 
 
-def tensors_in(obj: Any) -> Iterator[torch.Tensor]:
+def tensors_in(obj: object) -> Iterator[torch.Tensor]:
     """Every tensor in `obj`, in order."""
     if isinstance(obj, torch.Tensor):
         yield obj
@@ -32,7 +34,7 @@ def tensors_in(obj: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(item)
 
 
-def map_nested(function: Callable[[torch.Tensor], Any], obj: Any) -> Any:
+def map_nested(function: Callable[[torch.Tensor], object], obj: Batch) -> Batch:
     """`obj` with `function` applied to every tensor; containers keep their types.
 
     What is neither a tensor nor a container passes through.
@@ -47,20 +49,20 @@ def map_nested(function: Callable[[torch.Tensor], Any], obj: Any) -> Any:
         )
     if is_sequence(obj):
         items = [map_nested(function, item) for item in obj]
-        kind: Any = type(obj)
+        kind: Callable[..., Batch] = type(obj)
         return kind(*items) if hasattr(obj, "_fields") else kind(items)
     if is_mapping(obj):
         return _mapping_like(obj, {key: map_nested(function, item) for key, item in obj.items()})
     return obj
 
 
-def _mapping_like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+def _mapping_like(mapping: Mapping[object, object], items: dict[object, object]) -> Batch:
     """`items` in a mapping of the same type, where it can be copied and written to."""
     if type(mapping) is dict:
         return items
     before = dict(mapping)
     try:
-        copied: Any = copy.copy(mapping)
+        copied: Batch = copy.copy(mapping)
         for key, item in items.items():
             copied[key] = item
     except TypeError:
@@ -72,7 +74,7 @@ def _mapping_like(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
     return items
 
 
-def to_device(obj: Any, device: torch.device, *, pin: bool = False) -> Any:
+def to_device(obj: Batch, device: torch.device, *, pin: bool = False) -> Batch:
     """`obj` with every tensor in it on `device`; what is not a tensor passes through.
 
     Args:
@@ -92,12 +94,12 @@ def to_device(obj: Any, device: torch.device, *, pin: bool = False) -> Any:
     return map_nested(moved, obj)
 
 
-def to_cpu_copy(obj: Any) -> Any:
+def to_cpu_copy(obj: Batch) -> Batch:
     """A copy on the CPU that later training does not change."""
     return map_nested(lambda tensor: tensor.detach().to("cpu", copy=True), obj)
 
 
-def detached(obj: Any) -> Any:
+def detached(obj: Batch) -> Batch:
     """`obj` with every tensor cut off from its graph."""
     if isinstance(obj, torch.Tensor):
         return obj.detach() if obj.requires_grad else obj

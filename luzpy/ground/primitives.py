@@ -2,54 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 
 from luzpy.ground.nested import is_mapping
+from luzpy.ground.types import Array, Primitive
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 _TENSORS = (torch.Tensor, torch.nn.Parameter, torch.Size)
 _LISTS = (list, tuple, set)
-_NDARRAY: Any = np.ndarray
-_GENERIC: Any = np.generic
-_FROZEN: Any = frozenset
-_BYTES: Any = bytes
+_FROZEN = (frozenset,)
 # Names for what torch's restricted unpickler has no word for.
 _ARRAY = "numpy.ndarray"
 _FROZENSET = "builtins.frozenset"
 _EMPTY = "builtins.bytes"
 
 
-def to_primitives(value: Any) -> Any:
+def is_array(value: object) -> TypeGuard[Array]:
+    """Whether `value` is a NumPy array."""
+    return isinstance(value, np.ndarray)
+
+
+def _is_numpy_scalar(value: object) -> TypeGuard[np.generic[Any]]:
+    return isinstance(value, np.generic)
+
+
+def is_plain_collection(value: object) -> TypeGuard[list[Any]]:
+    """Whether `value` is a list, a tuple or a set, and of no other class."""
+    return type(value) in _LISTS
+
+
+def to_primitives(value: Primitive) -> Primitive:
     """`value` with arrays, NumPy scalars, frozen sets and mappings as tensors and primitives."""
     if is_mapping(value):
         return {key: to_primitives(item) for key, item in value.items()}
-    if type(value) in _LISTS:
+    if is_plain_collection(value):
         return type(value)(to_primitives(item) for item in value)
-    if type(value) is _FROZEN:
+    if type(value) in _FROZEN:
         return {_FROZENSET: {to_primitives(item) for item in value}}
-    if type(value) is _BYTES and not value:
+    if type(value) is bytes and not value:
         return {_EMPTY: None}
-    if isinstance(value, _NDARRAY):
+    if is_array(value):
         return _array_to_primitives(value)
-    if isinstance(value, _GENERIC):
+    if _is_numpy_scalar(value):
         return value.item()
     return value
 
 
-def _array_to_primitives(array: Any) -> Any:
+def _array_to_primitives(array: Array) -> Primitive:
     if array.dtype.kind not in "biufc":
         return array
-    own: Any = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    own = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     try:
         return {_ARRAY: torch.as_tensor(own)}
     except TypeError:  # torch has no such dtype
         return array
 
 
-def from_primitives(value: Any) -> Any:
+def from_primitives(value: Primitive) -> Primitive:
     """What `to_primitives` was given; mappings stay dicts."""
     if is_mapping(value):
         only = next(iter(value)) if len(value) == 1 else None
@@ -60,27 +72,27 @@ def from_primitives(value: Any) -> Any:
         if only == _EMPTY:
             return b""
         return {key: from_primitives(item) for key, item in value.items()}
-    if type(value) in _LISTS:
+    if is_plain_collection(value):
         return type(value)(from_primitives(item) for item in value)
     return value
 
 
-def find_unsupported(value: Any, where: str = "") -> str | None:
+def find_unsupported(value: object, where: str = "") -> str | None:
     """Where in `value` something is neither a tensor nor a primitive; None if nowhere."""
-    kind: Any = value.__class__
+    kind = value.__class__
     if kind in _SCALARS or kind in _TENSORS:
         return None
     if is_mapping(value):
         items = [(where, key) for key in value]
         items += [(f"{where}[{key!r}]", item) for key, item in value.items()]
-    elif kind in _LISTS:
+    elif is_plain_collection(value):
         items = [(f"{where}[{index}]", item) for index, item in enumerate(value)]
     else:
         return f"{where or 'the value'} ({kind.__name__})"
     return next((found for at, item in items if (found := find_unsupported(item, at))), None)
 
 
-def if_primitive(value: Any) -> Any:
+def if_primitive(value: Primitive) -> Primitive:
     """`value` as primitives; None if something in it cannot be kept."""
     made = to_primitives(value)
     return made if find_unsupported(made) is None else None

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from types import FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, final
 
 import attrs
@@ -16,9 +16,11 @@ import torch
 
 from luzpy.ground.nested import is_mapping, is_sequence
 from luzpy.ground.primitives import from_primitives, to_primitives
-from luzpy.ground.types import Values
+from luzpy.ground.types import Array, Primitive, Values
 
+_PythonState = tuple[int, tuple[int, ...], float | None]
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+AnyGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 _OPAQUE = (
     type(None), bool, int, float, complex, str, bytes, type, ModuleType, torch.Tensor, np.ndarray,
     random.SystemRandom,
@@ -33,7 +35,7 @@ _MOST_OBJECTS = 10_000
 class RandomState:
     """A copy of every global random generator's state."""
 
-    python: tuple[Any, ...]
+    python: _PythonState
     numpy: Values
     torch_cpu: torch.Tensor
     torch_cuda: list[torch.Tensor]
@@ -76,7 +78,7 @@ class RandomState:
         return cls(**fields)
 
 
-def generators_in(roots: Mapping[str, Any]) -> Values:
+def generators_in(roots: Mapping[str, object]) -> dict[str, AnyGenerator]:
     """The random generators of torch, NumPy and Python that objects hold as attributes.
 
     Args:
@@ -85,10 +87,10 @@ def generators_in(roots: Mapping[str, Any]) -> Values:
     Returns:
         Where it was found → generator, each once.
     """
-    found: Values = {}
+    found: dict[str, AnyGenerator] = {}
     seen: set[int] = set()
 
-    def visit(where: str, obj: Any, depth: int) -> None:
+    def visit(where: str, obj: object, depth: int) -> None:
         if id(obj) in seen or isinstance(obj, _OPAQUE) or len(seen) > _MOST_OBJECTS:
             return
         seen.add(id(obj))
@@ -105,7 +107,7 @@ def generators_in(roots: Mapping[str, Any]) -> Values:
     return found
 
 
-def _parts(obj: Any) -> Iterable[tuple[Any, Any]]:
+def _parts(obj: Any) -> Iterable[tuple[object, object]]:
     """What an object holds, by name."""
     if is_mapping(obj):
         return list(islice(obj.items(), _MOST_ITEMS))
@@ -122,14 +124,14 @@ def _parts(obj: Any) -> Iterable[tuple[Any, Any]]:
     return list(getattr(obj, "__dict__", {}).items())
 
 
-def _is_filled(cell: Any) -> bool:
+def _is_filled(cell: CellType) -> bool:
     try:
         return cell.cell_contents is not None
     except ValueError:
         return False
 
 
-def generator_state(generator: Any) -> Any:
+def generator_state(generator: AnyGenerator) -> Primitive:
     """The state of a generator, as tensors and primitive values."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
@@ -140,7 +142,7 @@ def generator_state(generator: Any) -> Any:
     return to_primitives(_packed(generator.getstate()))
 
 
-def set_generator_state(generator: Any, state: Any) -> None:
+def set_generator_state(generator: AnyGenerator, state: Primitive) -> None:
     """Put a generator into a state that `generator_state` gave."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
@@ -152,13 +154,13 @@ def set_generator_state(generator: Any, state: Any) -> None:
         generator.setstate(_unpacked(from_primitives(state)))
 
 
-def _packed(state: tuple[Any, ...]) -> tuple[Any, ...]:
+def _packed(state: _PythonState) -> tuple[int, Array, float | None]:
     """A state of Python's generator with its 625 numbers in an array."""
     version, numbers, gauss = state
     return version, np.array(numbers, dtype=np.int64), gauss
 
 
-def _unpacked(state: tuple[Any, ...]) -> tuple[Any, ...]:
+def _unpacked(state: tuple[int, Array, float | None]) -> _PythonState:
     version, numbers, gauss = state
     return version, tuple(numbers.tolist()), gauss
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from luzpy.ground.nested import is_mapping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +22,23 @@ def new_records() -> Records:
     }
 
 
-def append(records: Records, what: str, set: str, value: Any) -> None:
+def is_records(value: object) -> TypeGuard[Records]:
+    """Whether `value` has the layout of records, of any run or of none."""
+    if not is_mapping(value) or not all(map(is_mapping, value.values())):
+        return False
+    lists = [items for what in value.values() for items in what.values()]
+    if not all(isinstance(items, list) for items in lists):
+        return False
+    rows = [row for epochs in value.get("metrics", {}).values() for row in epochs]
+    return all(map(is_mapping, rows))
+
+
+def append(records: Records, what: str, set: str, value: object) -> None:
     """Append `value` to `records[what][set]`."""
     records.setdefault(what, {}).setdefault(set, []).append(value)
 
 
-def set_metric(records: Records, set: str, epoch: int, name: str, value: Any) -> None:
+def set_metric(records: Records, set: str, epoch: int, name: str, value: object) -> None:
     """Keep `value` as the metric `name` of a set in an epoch, counted from 1."""
     epochs = records["metrics"].setdefault(set, [])
     while len(epochs) < epoch:
@@ -74,7 +86,7 @@ def warnings_of(records: Records) -> tuple[str, ...]:
     return tuple(records.get("warnings", {}).get("fit", ()))
 
 
-def metrics_frame(records: Mapping[str, Mapping[str, list[Any]]]) -> pd.DataFrame:
+def metrics_frame(records: Records) -> pd.DataFrame:
     """One row per set, epoch and metric: columns set, metric, epoch (from 1), value."""
     import pandas as pd
 
@@ -88,7 +100,7 @@ def metrics_frame(records: Mapping[str, Mapping[str, list[Any]]]) -> pd.DataFram
 
 
 @singledispatch
-def get_metrics(x: Any) -> pd.DataFrame:
+def get_metrics(x: object) -> pd.DataFrame:
     """The metrics of a fitted model, a running context or an evaluation, as a frame.
 
     Port of R luz's `get_metrics()`.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object]
 
 
 def replaceable(signum: int) -> bool:
@@ -19,11 +20,11 @@ def replaceable(signum: int) -> bool:
     return is_main and signal.getsignal(signum) not in (signal.SIG_IGN, None)
 
 
-def replace_handler(signum: int, handler: Callable[..., Any]) -> Callable[[], None]:
+def replace_handler(signum: int, handler: Handler) -> Callable[[], None]:
     """Install a handler; returns what puts the one from before back."""
     previous = signal.signal(signum, handler)
-    return partial(_install, signum, previous)
 
+    def put_back() -> None:
+        signal.signal(signum, previous)
 
-def _install(signum: int, handler: Any) -> None:
-    signal.signal(signum, handler)
+    return put_back

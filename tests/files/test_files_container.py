@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import stat
 import warnings
 import zipfile
@@ -301,6 +302,152 @@ def test_a_list_within_itself_is_refused(tmp_path):
     endless = []
     endless.append(endless)
     refused(written(tmp_path, {"x": endless}), "nest")
+
+
+def test_a_nest_as_a_key_is_refused(tmp_path):
+    key = (1,)
+    for _ in range(60):
+        key = (key, key)  # hashing it takes 2**60 steps
+
+    class Keyed:  # a dict with that key, which cannot be made here
+        def __reduce__(self):
+            return dict, (), None, None, iter([(key, 1)])
+
+    buffer = io.BytesIO()
+    torch.save({"luzpy": "thing", "x": Keyed()}, buffer)
+    # An empty dict in the place of a call of `dict`.
+    body = pickle_replaced(buffer.getvalue(), b"c__builtin__\ndict\n", b"}")
+    refused(sealed(tmp_path / "keys.pt", body), "nest")
+
+
+def pickle_replaced(body, old, new):
+    """The archive with a pickle in which the call of a global without arguments is `new`."""
+    called = re.compile(re.escape(old) + rb"(q.|r....)?\)(q.)?R", re.DOTALL)
+
+    def change(archive, name, content):
+        if name.endswith("data.pkl"):
+            content, n = called.subn(new, content)
+            assert n == 1
+        archive.writestr(name, content)
+
+    return rezipped(body, change)
+
+
+def as_pickled(code):
+    """A content whose "x" is what the pickle `code` makes."""
+    buffer = io.BytesIO()
+    torch.save({"luzpy": "thing", "x": "here", "t": torch.ones(1)}, buffer)
+
+    def change(archive, name, content):
+        if name.endswith("data.pkl"):
+            content, n = re.subn(rb"X\x04\0\0\0here(q.)?", lambda _: code, content, flags=re.DOTALL)
+            assert n == 1
+        archive.writestr(name, content)
+
+    return rezipped(buffer.getvalue(), change)
+
+
+MANY = b"\x8a\x06" + (10**12).to_bytes(6, "little")
+META = b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n(ctorch\nfloat32\nK\x02\x85K\x01\x85\x89tR"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"c__builtin__\nbytearray\n" + MANY + b"\x85R",
+        b"cbuiltins\nbytearray\n" + MANY + b"\x85R",
+        b"ctorch\nTensor\n" + MANY + b"\x85R",
+        b"ctorch.storage\nUntypedStorage\n" + MANY + b"\x85R",
+        b"c__builtin__\nset\n" + META + b"\x85R",
+        b"ccollections\nCounter\n" + META + b"\x85R",
+        b"ccollections\nOrderedDict\n" + META + b"\x85R",
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(c__builtin__\nbytearray\nctorch\nTensor\n"
+        + MANY + b"\x85}tR",
+        META,
+    ],
+)  # fmt: skip
+def test_calls_that_make_more_than_they_hold_are_refused(tmp_path, code):
+    plain = sealed(tmp_path / "plain.pt", as_pickled(b"K\x07"))
+    assert container.read(plain, "thing")["x"] == 7
+    refused(sealed(tmp_path / "calls.pt", as_pickled(code)), "more than tensors")
+
+
+def test_an_archive_with_two_directories_is_refused(tmp_path):
+    def bomb(archive, name, content):
+        archive.writestr(
+            name, bytes(200 << 20) if "data/0" in name else content, zipfile.ZIP_DEFLATED
+        )
+
+    whole = written(tmp_path).read_bytes()[:-42]
+    packed = rezipped(whole, bomb)
+    plain = rezipped(whole, lambda archive, name, content: archive.writestr(name, content))
+    assert len(packed) < 1 << 20
+    # `zipfile` takes the directory that ends where the end record begins, torch the one at the
+    # offset that the record says.
+    record = bytearray(plain[-22:])
+    record[16:20] = packed[-6:-2]
+    body = packed[:-22] + plain[:-22] + bytes(record)
+    refused(sealed(tmp_path / "two.pt", body), "could not be read: it is no archive of torch's")
+
+
+@pytest.mark.parametrize("at", [8, 10, 12, 16, 20])
+def test_an_end_record_that_says_something_else_is_refused(tmp_path, at):
+    body = bytearray(written(tmp_path).read_bytes()[:-42])
+    body[at - 22] ^= 1
+    refused(sealed(tmp_path / "end.pt", bytes(body)), "could not be read")
+
+
+def test_entries_over_the_same_bytes_are_refused(tmp_path):
+    content = {f"x{i}": torch.arange(2000.0) + i for i in range(40)}
+    body = bytearray(written(tmp_path, content).read_bytes()[:-42])
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        entries, start = archive.infolist(), archive.start_dir
+    first = next(entry for entry in entries if entry.filename.endswith("data/0"))
+    position = start
+    for entry in entries:  # every entry as long as all of them, from the first one on
+        if "/data/" in entry.filename:
+            length = (200_000).to_bytes(4, "little")
+            body[position + 20 : position + 28] = length * 2
+            body[position + 42 : position + 46] = first.header_offset.to_bytes(4, "little")
+        n_name, n_extra, n_comment = (body[position + i] for i in (28, 30, 32))
+        position += 46 + n_name + n_extra + n_comment
+    refused(sealed(tmp_path / "same.pt", bytes(body)), "could not be read: it holds a compressed")
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_an_older_pickle_before_an_empty_archive_is_refused(tmp_path, trusted):
+    buffer = io.BytesIO()
+    torch.save({"luzpy": "thing"}, buffer, _use_new_zipfile_serialization=False)
+    body = buffer.getvalue() + b"PK\x05\x06" + bytes(18)
+    refused(sealed(tmp_path / "a.pt", body), "could not be read: it is no", trusted=trusted)
+
+
+@pytest.mark.parametrize("name", ["archive/DATA.PKL", "archive/data.pkl\0x", "archive/d\u00e4ta"])
+def test_entries_that_may_be_taken_for_another_are_refused(tmp_path, name):
+    body = rezipped(written(tmp_path).read_bytes()[:-42], lambda a, n, c: a.writestr(n, c))
+    with_more = io.BytesIO(body)
+    with zipfile.ZipFile(with_more, "a") as archive:
+        entry = zipfile.ZipInfo("archive/xxxx")
+        entry.filename = name
+        archive.writestr(entry, b"x")
+    refused(sealed(tmp_path / "names.pt", with_more.getvalue()), "name of their own")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizers": {"opt": 3}},
+        {"optimizers": {"opt": {"param_groups": [3]}}},
+        {"callbacks": [3]},
+        {"callbacks": [["A", 1, 2]]},
+        {"records": {"metrics": 3}},
+        {"model": {"w": {"numpy.ndarray": "x"}}},
+    ],
+)
+def test_a_checkpoint_of_another_layout_is_refused(tmp_path, change):
+    parts = {"epoch": 1, "records": {}, "model": {}, "optimizers": {}, "optimizer_types": {}}
+    path = written(tmp_path, {**parts, "callbacks": [], **change}, "checkpoint")
+    refused(path, "no checkpoint that luzpy wrote", "checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_model_that_reads_its_context_predicts_the_same(tmp_path):
     assert torch.equal(predictions(luz.load(path)), torch.zeros(64, 1))
 
 
-def test_in_another_process_the_class_is_imported(tmp_path):
+def test_in_another_process_that_imports_the_class(tmp_path):
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n\n\nclass Small(nn.Module):\n"
         "    def __init__(self, n=1):\n        super().__init__()\n"
@@ -120,7 +120,7 @@ def test_in_another_process_the_class_is_imported(tmp_path):
         print(fitted.predict(torch.ones(1, 3)).item())
     """
     read = """
-        import torch, luzpy as luz
+        import nets, torch, luzpy as luz
         print(luz.load("net.luz").predict(torch.ones(1, 3)).item())
     """
     found = [
@@ -287,41 +287,161 @@ def test_names_of_anything_but_a_module_class_are_refused(tmp_path, name):
         luz.load(path)
 
 
-def test_a_module_is_not_imported_to_see_whether_it_has_the_class(tmp_path, monkeypatch):
+def test_nothing_is_imported_for_a_file(tmp_path, monkeypatch):
     sentinel = tmp_path / "ran"
     makes = f"open({str(sentinel)!r}, 'w').close()\n"
-    (tmp_path / "evil_script.py").write_text(makes)
-    (tmp_path / "evil_variable.py").write_text(makes + "Net = 3\n")
-    (tmp_path / "evil_plain.py").write_text(makes + "class Net: pass\n")
+    net = "from torch import nn\nclass Net(nn.Module):\n    class Inner(nn.Module): pass\n"
+    (tmp_path / "evil_net.py").write_text(makes + net)
+    (tmp_path / "helpers.py").write_text(makes + net)  # beside the file, in the current folder
     (tmp_path / "evil_package").mkdir()
-    (tmp_path / "evil_package" / "__init__.py").write_text(makes)
-    (tmp_path / "evil_package" / "part.py").write_text("")
-    (tmp_path / "evil_syntax.py").write_text(makes + "class Net(\n")
+    (tmp_path / "evil_package" / "__init__.py").write_text(makes + "from .part import Net\n")
+    (tmp_path / "evil_package" / "part.py").write_text(net)
     monkeypatch.syspath_prepend(tmp_path)
-    for module in ("evil_script", "evil_variable", "evil_plain", "evil_package.part"):
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    for module in ("evil_net", "helpers", "evil_package", "evil_package.part", "antigravity"):
         for name in (f"{module}:Net", f"{module}.more:Net", f"{module}:Net.Inner"):
-            with pytest.raises(LuzError, match="cannot be imported"):
+            with pytest.raises(LuzError, match="nothing is imported for a file"):
                 luz.load(written(tmp_path / "net.luz", module=name))
-    with pytest.raises(LuzError, match="cannot be imported"):
-        luz.load(written(tmp_path / "net.luz", module="evil_syntax:Net"))
-    for name in ("antigravity:Net", "this:Net", "antigravity.x:Net", "idlelib.idle:Net"):
-        with pytest.raises(LuzError, match="cannot be imported"):
-            luz.load(written(tmp_path / "net.luz", module=name))
     assert not sentinel.exists()
-    assert "antigravity" not in sys.modules
+    assert set(sys.modules) == before
 
 
-def test_a_class_in_an_if_or_a_try_is_found(tmp_path, monkeypatch):
-    (tmp_path / "conditional_nets.py").write_text(
-        "from torch import nn\n\ntry:\n    import nothing\nexcept ImportError:\n    if True:\n"
-        "        class Box:\n            pass\n\n"
-        "        class Net(nn.Linear):\n            class Part(nn.Linear):\n                pass\n"
+def test_an_installed_class_that_is_not_imported_is_refused(tmp_path):
+    code = """
+        import sys, torch, luzpy as luz
+        assert "torchmetrics" not in sys.modules
+        try:
+            luz.load("net.luz")
+        except luz.LuzError as err:
+            print("refused", "torchmetrics" not in sys.modules, str(err).splitlines()[-2:])
+    """
+    written(tmp_path / "net.luz", module="torchmetrics.aggregation:MeanMetric")
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "refused True" in found.stdout, found.stderr
+    assert "from torchmetrics.aggregation import MeanMetric" in found.stdout
+    assert "luz.load('net.luz', module=MeanMetric)" in found.stdout
+
+
+def test_the_error_has_the_lines_that_load_the_file(tmp_path, monkeypatch):
+    (tmp_path / "kept_nets.py").write_text(
+        "from torch import nn\nclass Outer:\n    class Small(nn.Linear): pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    options = {"hparams": {"in_features": 2, "out_features": 1}, "opt_hparams": {}}
+    options = {"hparams": {"in_features": 2, "out_features": 1}}
     options["state"] = nn.Linear(2, 1).state_dict()
-    path = written(tmp_path / "net.luz", module="conditional_nets:Net", **options)
-    assert type(luz.load(path).model).__name__ == "Net"
+    path = written(tmp_path / "net.luz", module="kept_nets:Outer.Small", **options)
+    with pytest.raises(LuzError) as caught:
+        luz.load(path)
+    lines = [line.strip() for line in str(caught.value).splitlines()[-2:]]
+    scope = {"luz": luz}
+    exec(lines[0], scope)
+    assert type(eval(lines[1], scope).model).__qualname__ == "Outer.Small"
+    # Imported by now, it is found.
+    assert type(luz.load(path).model).__qualname__ == "Outer.Small"
+
+
+def test_a_trusted_file_may_name_a_class_to_import(tmp_path, monkeypatch):
+    (tmp_path / "trusted_nets.py").write_text("from torch import nn\nclass Net(nn.Linear): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"hparams": {"in_features": 2, "out_features": 1}}
+    options["state"] = nn.Linear(2, 1).state_dict()
+    path = written(tmp_path / "net.luz", module="trusted_nets:Net", **options)
+    assert type(luz.load(path, trusted=True).model).__name__ == "Net"
+    path = written(tmp_path / "other.luz", module="no_such_nets:Net", **options)
+    with pytest.raises(LuzError, match="needs the class 'no_such_nets:Net'"):
+        luz.load(path, trusted=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.jit:ScriptModule",
+        "torch.fx:GraphModule",
+        "torch.fx.graph_module:GraphModule",
+        "torch.distributed.nn.api.remote_module:RemoteModule",
+        "torch:nn.Linear",
+        f"{__name__}:nn.Linear",
+        f"{__name__}:luz.nn.MixupLoss",
+    ],
+)
+def test_torchs_other_classes_and_ways_through_modules_are_refused(tmp_path, name):
+    path = written(tmp_path / "net.luz", module=name)
+    with pytest.raises(LuzError, match="needs the class"):
+        luz.load(path)
+
+
+# Small files that ask for big models ----------------------------------------------------------
+
+
+class Deep(nn.Module):
+    def __init__(self, layers=1, size=1, rows=1):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.ReLU() for _ in range(layers))
+        self.register_buffer("mask", torch.ones(size, size), persistent=False)
+        self.rows = torch.Tensor(rows, 1)
+        self.fc = nn.Linear(10, 1)
+
+
+@pytest.mark.parametrize(
+    ("module", "hparams"),
+    [
+        ("torch.nn:Linear", {"in_features": 20_000, "out_features": 20_000}),
+        ("torch.nn:Linear", {"in_features": 10**9, "out_features": 10**9}),
+        ("torch.nn:Embedding", {"num_embeddings": 10**9, "embedding_dim": 1}),
+        ("torch.nn:LSTM", {"input_size": 1, "hidden_size": 1, "num_layers": 10**6}),
+        ("torch.nn:Conv2d", {"in_channels": 4096, "out_channels": 4096, "kernel_size": 9}),
+        (f"{__name__}:Deep", {"layers": 10**7}),
+        (f"{__name__}:Deep", {"size": 10**5}),
+        (f"{__name__}:Deep", {"rows": 10**20}),
+    ],
+)
+def test_hyperparameters_of_a_model_larger_than_the_file(tmp_path, module, hparams):
+    path = written(tmp_path / "net.luz", module=module, hparams=hparams)
+    assert path.stat().st_size < 4000
+    with pytest.raises(LuzError, match=r"net\.luz could not be loaded(.|\n)*hyperparameters"):
+        luz.load(path)
+    nn.Linear(1, 1)  # nothing is left of the bounds
+
+
+def test_what_a_model_makes_besides_its_weights_is_no_bomb(tmp_path):
+    state = Deep().state_dict()
+    hparams = {"layers": 5000, "size": 5000}
+    path = written(tmp_path / "net.luz", module=f"{__name__}:Deep", hparams=hparams, state=state)
+    loaded = luz.load(path).model
+    assert len(loaded.layers) == 5000
+    assert loaded.mask.sum() == 5000**2
+    assert torch.equal(loaded.fc.weight, state["fc.weight"])
+
+
+def test_a_shape_without_values_for_a_lazy_parameter(tmp_path):
+    state = {"weight": torch.zeros(1).expand(10**6, 10**6), "bias": torch.zeros(10**6)}
+    path = written(tmp_path / "net.luz", state=state)
+    with pytest.raises(LuzError, match="'weight' is larger than what is stored of it"):
+        luz.load(path, module=lambda: nn.LazyLinear(2))
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {"metrics": 3},
+        {"metrics": {"train": 3}},
+        {"metrics": {"train": [3]}},
+        {"profile": [1]},
+        {3: 4},
+    ],
+)
+def test_records_of_another_layout_are_named(tmp_path, records):
+    with pytest.raises(LuzError, match=r"net\.luz is no fitted model that luzpy wrote: .*records"):
+        luz.load(written(tmp_path / "net.luz", records=records))
+
+
+@pytest.mark.parametrize("forged", [{"numpy.ndarray": 3}, {"builtins.frozenset": [[1]]}])
+def test_a_forged_array_or_set_is_named(tmp_path, forged):
+    with pytest.raises(LuzError, match=r"net\.luz is no fitted model that luzpy wrote"):
+        luz.load(written(tmp_path / "net.luz", hparams={"input_size": forged}))
 
 
 @pytest.mark.parametrize(
