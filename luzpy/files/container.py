@@ -249,19 +249,17 @@ def _check_entries(file: BinaryIO, body: int, *, trusted: bool = False) -> None:
 def _check_content(content: object, kind: str, size: int, path: str | os.PathLike[str]) -> None:
     if not _is_finite(content, size):
         raise LuzError(f"{os.fspath(path)} holds a nest of values that is larger than the file.")
-    fields: Values = dict(content) if is_mapping(content) else {}
-    found = fields.get("luzpy")
+    found = content.get("luzpy") if is_mapping(content) else None
     if found != kind:
         raise LuzError(
             f"{os.fspath(path)} must be a luzpy file with a {kind}, got one with a {found!r:.60}."
         )
-    wrong = f"{os.fspath(path)} is no {kind} that luzpy wrote: "
-    for name, types in FIELDS.get(kind, {}).items():
-        value = fields.get(name)
-        if not isinstance(value, types):
-            raise LuzError(f"{wrong}its {name!r} is {type(value).__name__}.")
     try:
-        from_primitives(content)
+        fields: Values = from_primitives(content)
+        for name, types in FIELDS.get(kind, {}).items():
+            value = fields.get(name)
+            if not isinstance(value, types):
+                raise TypeError(f"its {name!r} is {type(value).__name__}")
         if not is_records(fields.get("records", {})):
             raise TypeError("its 'records' have another layout")
         if kind == CHECKPOINT:
@@ -269,7 +267,7 @@ def _check_content(content: object, kind: str, size: int, path: str | os.PathLik
                 [len(group["params"]) for group in optimizer["param_groups"]]
             [(name, state) for name, state in fields["callbacks"]]
     except Exception as err:  # whatever stands in the place of what is looked for
-        raise LuzError(f"{wrong}{type(err).__name__}: {err}.") from err
+        raise LuzError(f"{os.fspath(path)} is no {kind} that luzpy wrote: {err}.") from err
 
 
 def _is_finite(content: object, limit: int) -> bool:

@@ -54,14 +54,14 @@ def epoch_metrics(records: Records, set: str, epoch: int | None = None) -> dict[
         set: `"train"` or `"valid"`.
         epoch: Which one, counted from 1.
     """
-    epochs = records["metrics"].get(set, [])
+    epochs = records.get("metrics", {}).get(set, [])
     index = len(epochs) if epoch is None else epoch
     return epochs[index - 1] if 1 <= index <= len(epochs) else {}
 
 
 def epochs_done(records: Records) -> int:
     """How many epochs of training were logged."""
-    return len(records["metrics"]["train"])
+    return len(records.get("metrics", {}).get("train", []))
 
 
 def loss_names(records: Records) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def metrics_frame(records: Records) -> pd.DataFrame:
 
     rows = [
         (set_name, metric, epoch, value)
-        for set_name, epochs in records["metrics"].items()
+        for set_name, epochs in records.get("metrics", {}).items()
         for epoch, metrics in enumerate(epochs, start=1)
         for metric, value in metrics.items()
     ]
