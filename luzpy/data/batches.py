@@ -117,16 +117,15 @@ def _gather_plan(loader: Iterable[Batch]) -> Callable[[], Iterator[Batch]] | Non
     sampler = loader.sampler
     if getattr(sampler, "data_source", None) is not loader.dataset:
         return None
-    if type(sampler) is SequentialSampler:
-        return partial(_gather, loader, structure, rows, shuffled=False)
-    if (
+    shuffled = (
         type(sampler) is RandomSampler
         and not sampler.replacement
-        and sampler.num_samples == len(cast("Any", loader.dataset))
+        and sampler.num_samples == len(loader.dataset)
         and sampler.generator is None
-    ):
-        return partial(_gather, loader, structure, rows, shuffled=True)
-    return None
+    )
+    if not shuffled and type(sampler) is not SequentialSampler:
+        return None
+    return partial(_gather, loader, structure, rows, shuffled=shuffled)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -168,25 +167,18 @@ def _gather(
 ) -> Iterator[Batch]:
     # The DataLoader draws a seed for workers at every epoch, also when it has none.
     torch.empty((), dtype=torch.int64).random_(generator=cast(Any, loader).generator)
+    return _chunks(loader, structure, rows, shuffled)
+
+
+def _chunks(
+    loader: Loader, structure: Batch, rows: torch.Tensor | None, shuffled: bool
+) -> Iterator[Batch]:
     tensors = list(tensors_in(structure))
     n_rows = len(tensors[0]) if rows is None else len(rows)
     batch_size = cast(int, loader.batch_size)
     row_bytes = max(1, sum(t.element_size() * (t[:1].numel()) for t in tensors))
     chunk = batch_size * max(1, CHUNK_BYTES // (row_bytes * batch_size))
     end = n_rows - n_rows % batch_size if loader.drop_last else n_rows
-    return _chunks(structure, tensors, rows, n_rows, end, batch_size, chunk, shuffled)
-
-
-def _chunks(
-    structure: Batch,
-    tensors: list[torch.Tensor],
-    rows: torch.Tensor | None,
-    n_rows: int,
-    end: int,
-    batch_size: int,
-    chunk: int,
-    shuffled: bool,
-) -> Iterator[Batch]:
     if shuffled:
         # As RandomSampler does: a generator of its own, seeded from the global one.
         generator = torch.Generator()

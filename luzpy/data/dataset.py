@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence, Sized
+from collections.abc import Sized
 from typing import Any, cast
 
 import numpy as np
@@ -75,7 +75,8 @@ def as_dataset(x: Data, *, name: str = "data") -> Rows:
     structure = _as_tensors(x, name)
     lengths = [len(tensor) for tensor in tensors_in(structure)]
     if len(set(lengths)) > 1:
-        raise ValueError(f"`{name}` must have parts of equal length, got {_listed(lengths)} rows.")
+        listed = " and ".join(map(str, lengths))
+        raise ValueError(f"`{name}` must have parts of equal length, got {listed} rows.")
     if lengths[0] == 0:
         raise ValueError(f"`{name}` must have at least one row, got none.")
     if isinstance(structure, torch.Tensor):
@@ -114,10 +115,6 @@ def split_dataset(data: Data, fraction: float) -> tuple[Split, Split]:
         )
     train, valid = random_split(dataset, [n_rows - n_valid, n_valid])
     return Split(dataset, train.indices), Split(dataset, valid.indices)
-
-
-def _listed(items: Sequence[object]) -> str:
-    return " and ".join(str(item) for item in items)
 
 
 def _is_pandas(obj: object) -> bool:

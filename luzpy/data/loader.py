@@ -83,15 +83,13 @@ def resident(data: Data, device: torch.device, options: Options | None, *, name:
 
 def moved_if_small(dataset: Rows, device: torch.device, most_bytes: float) -> Rows:
     """A copy on `device` of a dataset of tensors that take at most so many bytes."""
-    if isinstance(dataset, TensorDataset):
-        tensors = dataset.tensors
-        if sum(tensor.nbytes for tensor in tensors) > most_bytes:
-            return dataset
-        return TensorDataset(*(tensor.to(device) for tensor in tensors))
-    assert isinstance(dataset, InMemoryDataset)
-    if sum(tensor.nbytes for tensor in tensors_in(dataset.structure)) > most_bytes:
+    assert isinstance(dataset, (TensorDataset, InMemoryDataset))
+    flat = isinstance(dataset, TensorDataset)
+    held = dataset.tensors if flat else dataset.structure
+    if sum(tensor.nbytes for tensor in tensors_in(held)) > most_bytes:
         return dataset
-    return InMemoryDataset(to_device(dataset.structure, device))
+    moved = to_device(held, device)
+    return TensorDataset(*moved) if flat else InMemoryDataset(moved)
 
 
 def train_loader(data: Data, options: Options | None) -> Loader:
