@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Any
 
 import attrs
 import torch
@@ -21,7 +20,7 @@ from luzpy.data.dataset import split_dataset
 from luzpy.data.loader import Options, eval_loader, resident, train_loader
 from luzpy.distributed.accelerator import Accelerator
 from luzpy.ground.arguments import is_number
-from luzpy.ground.types import Batch, Data, Loader
+from luzpy.ground.types import Data, Loader
 
 
 @functools.cache
