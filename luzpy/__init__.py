@@ -1,5 +1,6 @@
 """luzpy: fit torch modules without a hand-written loop. A port of R's luz."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from luzpy import callbacks, metrics, nn
@@ -23,6 +24,7 @@ from luzpy.verbs.plot import plot
 from luzpy.verbs.predict import predict
 
 if TYPE_CHECKING:
+    from luzpy import sklearn as sklearn
     from luzpy.finder.lr_records import LRRecords
 
 __all__ = [
@@ -61,7 +63,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "sklearn"})
 
 
 def __getattr__(name: str) -> object:
@@ -69,6 +71,8 @@ def __getattr__(name: str) -> object:
         from luzpy.finder.lr_records import LRRecords
 
         return LRRecords
+    if name == "sklearn":  # scikit-learn may be missing
+        return import_module("luzpy.sklearn")
     if name in _FROM_R:
         raise AttributeError(f"R's {name} is {_FROM_R[name]} in luzpy.")
     raise AttributeError(f"module 'luzpy' has no attribute {name!r}")

@@ -245,7 +245,7 @@ def test_pictures_say_what_they_show(pages):
 
 PUBLIC = [
     f"{namespace.__name__}.{name}"
-    for namespace in (luz, luz.callbacks, luz.metrics, luz.nn)
+    for namespace in (luz, luz.callbacks, luz.metrics, luz.nn, luz.sklearn)
     for name in namespace.__all__
     if not name.startswith("__") and not inspect.ismodule(getattr(namespace, name))
 ]

@@ -131,6 +131,22 @@ def test_metrics(executed):
     assert "luzpy: in `update` of the metric 'Acc', at epoch 1, iteration 1" in text
 
 
+def test_scikit_learn(executed):
+    notebook = executed("scikit-learn.md")
+    text = texts(notebook)
+    assert_pictures(notebook, 2)
+    (linear,) = numbers("^R² of a linear model: {}$", text)
+    (network,) = numbers("^R² of the network: {}$", text)
+    (found,) = numbers("^R² at [^:]+: {}$", text)
+    (best,) = numbers("^R² of the best: {}$", text)
+    assert 0.97 < linear < min(network, found, best)
+    network, logistic = numbers("^area under the ROC curve, [a-z ]+: {}$", text)
+    assert logistic > 0.99
+    assert network == pytest.approx(logistic, abs=0.01)
+    assert "'benign' 'malignant'" in text
+    assert "early stopping after epoch" in text
+
+
 def test_from_r_luz(executed):
     notebook = executed("from-r-luz.md")
     text = texts(notebook)
