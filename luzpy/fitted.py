@@ -13,8 +13,8 @@ from luzpy.core.result import Result
 from luzpy.core.spec import ModuleMaker, Spec
 from luzpy.files.loading import load_result
 from luzpy.files.saving import save
-from luzpy.ground.records import epochs_done, get_metrics
-from luzpy.verbs.display import result_lines, time_lines
+from luzpy.ground.records import get_metrics, restored_epoch
+from luzpy.verbs.display import best_lines, result_lines, stop_line, time_lines
 from luzpy.verbs.evaluate import evaluate
 from luzpy.verbs.plot import plot, plot_history
 from luzpy.verbs.predict import predict
@@ -55,20 +55,23 @@ class FittedModule(Result):
         lines = [
             f"<FittedModule of {type(self.model).__name__}>",
             *time_lines(self.records),
+            *best_lines(self.records),
             *result_lines(self.records),
             *(f"Warning: {text}" for text in self.warnings),
             repr(self.model),
         ]
         if self.stopped != "completed":
-            lines.insert(1, f"Stopped after epoch {epochs_done(self.records)}: {self.stopped}")
+            lines.insert(1, stop_line(self.records, self.stopped))
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         frame = get_metrics(self)
-        last = frame[frame["epoch"].eq(frame["epoch"].max())] if len(frame) else frame
+        restored = restored_epoch(self.records)
+        epoch = frame["epoch"].max() if restored is None else restored[0]
+        last = frame[frame["epoch"].eq(epoch)]
         # Not pivot_table, which drops what is NaN: a loss that diverged must be seen.
         table = last.set_index(["metric", "set"])["value"].unstack("set", sort=False)
-        lines = [line[2:] for line in time_lines(self.records)]
+        lines = [line[2:] for line in time_lines(self.records) + best_lines(self.records)]
         lines += [f"Warning: {text}" for text in self.warnings]
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         return (

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import attrs
 import pytest
 import torch
-from models import line
+from models import TwoParts, line
 from torch import nn
 
 import luzpy as luz
@@ -80,12 +80,88 @@ def test_an_unusual_end_is_said():
     assert "Stopped" not in repr(fit())
 
 
-@pytest.mark.parametrize("hook", ["on_fit_begin", "on_train_batch_end"])
+@pytest.mark.parametrize("hook", ["on_fit_begin", "on_train_batch_begin"])
 def test_it_prints_when_not_one_epoch_was_completed(hook):
     fitted = interrupted_at(**{hook: True})
     assert "Stopped after epoch 0: interrupted" in repr(fitted)
     assert Page(fitted._repr_html_()).text[:2] == ["A fitted luzpy model", "(interrupted)"]
     assert fitted.get_metrics().empty
+
+
+def losses(train, valid=None, callbacks=(), **kwargs):
+    """A fit whose losses are as given, epoch by epoch."""
+
+    def log(ctx):
+        values = train if ctx.training else valid
+        ctx.log_metric("loss", values[ctx.epoch - 1])
+
+    script = luz.Callback.from_functions(on_train_end=log, on_valid_end=log)
+    data = None if valid is None else (X, Y)
+    return fit(len(train), valid_data=data, callbacks=[script, *callbacks], **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "epoch"),
+    [
+        ([3.0, 1.0, 2.0], None, 2),
+        ([3.0, 1.0, 2.0], [1.0, 3.0, 2.0], 1),
+        ([3.0, 2.0, 2.0], None, 2),
+        ([1.0, 1.0, 1.0], [float("nan"), 5.0, 4.0], 3),
+        ([1.0, 1.0], [float("nan"), float("nan")], None),
+    ],
+)
+def test_the_best_epoch_is_that_of_the_lowest_valid_or_train_loss(train, valid, epoch):
+    assert losses(train, valid).best_epoch == epoch
+
+
+def test_the_best_epoch_is_the_one_that_was_put_back():
+    def score(ctx):
+        ctx.log_metric("score", [5.0, 7.0, 6.0][ctx.epoch - 1])
+
+    callbacks = [
+        luz.Callback.from_functions(on_valid_end=score),
+        luz.callbacks.KeepBestModel("valid_score", mode="max"),
+    ]
+    fitted = losses([9.0, 8.0, 1.0], [0.1, 0.3, 0.2], callbacks)
+    assert fitted.best_epoch == 2
+    assert "* Best epoch: 2 of 3, by valid_score; these are its weights" in repr(fitted)
+    shown = repr(fitted).splitlines()
+    assert shown[shown.index("Training:") + 1] == "loss: 8"
+    assert shown[shown.index("Validation:") + 1 :][:2] == ["loss: 0.3", "score: 7"]
+    text = Page(fitted._repr_html_()).text
+    assert "Best epoch: 2 of 3, by valid_score; these are its weights" in text
+    assert text[text.index("loss") :][:3] == ["loss", "8", "0.3"]
+
+
+def test_without_a_model_put_back_the_last_epoch_is_shown():
+    fitted = losses([1.0, 2.0])
+    assert "Best epoch" not in repr(fitted)
+    assert "loss: 2" in repr(fitted)
+
+
+def test_an_epoch_that_was_broken_off_is_not_the_best():
+    def interrupt(ctx):
+        if ctx.epoch == 3:
+            raise KeyboardInterrupt
+
+    callbacks = [luz.Callback.from_functions(on_train_batch_end=interrupt)]
+    fitted = losses([-1.0, -2.0, -9.0], callbacks=callbacks)
+    fitted.records["metrics"]["train"][2]["loss"] = -9.0
+    assert fitted.records["partial"]["epoch"] == [3]
+    assert fitted.best_epoch == 2
+
+
+def test_several_losses_have_no_best_epoch():
+    model = luz.setup(lambda: TwoParts(3), nn.MSELoss())
+    assert model.fit((X, Y), 2, verbose=False).best_epoch is None
+
+
+def test_the_best_epoch_is_kept_in_a_file(tmp_path):
+    fitted = losses([2.0, 1.0, 3.0], callbacks=[luz.callbacks.KeepBestModel("train_loss")])
+    fitted.save(tmp_path / "net.luz")
+    loaded = luz.load(tmp_path / "net.luz")
+    assert loaded.best_epoch == fitted.best_epoch == 2
+    assert "Best epoch: 2 of 3" in repr(loaded)
 
 
 def test_its_html_has_a_table_of_the_last_epoch():

@@ -120,7 +120,7 @@ def test_not_one_epoch_is_an_error():
         raise KeyboardInterrupt
 
     model = regression(10)
-    callback = luz.Callback.from_functions(on_train_batch_end=interrupt)
+    callback = luz.Callback.from_functions(on_train_batch_begin=interrupt)
     fitted = model.fit((X, Y), callbacks=callback, verbose=False)
     with pytest.raises(ValueError, match="`x` must have metrics to plot, got none"):
         fitted.plot()

@@ -10,6 +10,7 @@ from luzpy.core.context import Context
 from luzpy.core.modules import unwrapped
 from luzpy.files.checkpoint import load_model_state
 from luzpy.ground.nested import to_cpu_copy
+from luzpy.ground.records import set_best
 from luzpy.ground.types import Values
 
 
@@ -17,7 +18,8 @@ from luzpy.ground.types import Values
 class KeepBestModel(Callback):
     """Ends the fit with the weights of the best epoch instead of the last one.
 
-    Also after early stopping and Ctrl-C. The weights are kept in memory, on the CPU.
+    Also after early stopping and Ctrl-C. `fitted.best_epoch` is that epoch, and what is printed of
+    the fitted model are its metrics. The weights are kept in memory, on the CPU.
     Port of R luz's `luz_callback_keep_best_model()`.
 
     Args:
@@ -46,6 +48,7 @@ class KeepBestModel(Callback):
 
     def _begin(self) -> None:
         self.current_best: float | None = None
+        self.best_epoch: int | None = None
         self._best: Values | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
@@ -55,20 +58,26 @@ class KeepBestModel(Callback):
     def on_epoch_end(self, ctx: Context) -> None:
         value, improved = self.monitor.look(ctx, self.current_best)
         if improved:
-            self.current_best = value
+            self.current_best, self.best_epoch = value, ctx.epoch
             state = ctx.accelerator.full_state(unwrapped(ctx.model).state_dict())
             self._best = to_cpu_copy(state)
 
     def on_fit_end(self, ctx: Context) -> None:
         if self._best is not None:
             load_model_state(ctx, self._best)
+            set_best(ctx.records, self.best_epoch, self.monitor.name)
         self._best = None
 
     def state_dict(self) -> Values:
-        return {"current_best": self.current_best, "best": self._best}
+        return {
+            "current_best": self.current_best,
+            "best_epoch": self.best_epoch,
+            "best": self._best,
+        }
 
     def load_state_dict(self, state: Values) -> None:
         self.current_best = state["current_best"]
+        self.best_epoch = state.get("best_epoch")  # luzpy 0.1.0 did not write it
         self._best = state["best"]
 
     def __repr__(self) -> str:

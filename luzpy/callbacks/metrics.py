@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import final
+from contextlib import suppress
+from typing import Any, final
 
 import torch
 
@@ -12,6 +13,7 @@ from luzpy.core.context import Context, internals, where
 from luzpy.core.modules import unwrapped
 from luzpy.ground.errors import LuzError, add_note
 from luzpy.ground.nested import detached, to_device
+from luzpy.ground.records import epochs_done, set_best, set_partial
 from luzpy.ground.types import Values
 from luzpy.metrics.loss import LossAverage
 from luzpy.metrics.metric import Metric, disable_sync
@@ -22,6 +24,7 @@ from luzpy.metrics.values import named_values
 class Metrics(Callback):
     """Accumulates the loss and the metrics, and logs them at the end of every epoch (a default).
 
+    An epoch that is broken off, by Ctrl-C or `ctx.stop`, is logged too, of the batches that it had.
     `ctx.metrics` holds the run's own copies of the metrics, the loss first.
     Port of R luz's `luz_callback_metrics()`.
     """
@@ -31,12 +34,16 @@ class Metrics(Callback):
         self._device = torch.device("cpu")
         self._accumulated: dict[int, set[str]] = {}
         self._under_way: str | None = None
+        self._is_open = False
 
     def on_fit_begin(self, ctx: Context) -> None:
         self._metrics, self._device = ctx.metrics, ctx.device
-        self._accumulated, self._under_way = {}, None
+        self._accumulated, self._under_way, self._is_open = {}, None, False
         for split in ctx.metrics:
             _copy_templates(ctx, split)
+
+    def on_epoch_begin(self, ctx: Context) -> None:
+        self._is_open = True
 
     def on_train_begin(self, ctx: Context) -> None:
         self._begin(ctx, "train")
@@ -57,6 +64,15 @@ class Metrics(Callback):
     def on_valid_end(self, ctx: Context) -> None:
         _log(ctx, "valid")
         self._under_way = None
+
+    def on_epoch_end(self, ctx: Context) -> None:
+        self._is_open = False
+
+    def on_fit_end(self, ctx: Context) -> None:
+        set_best(ctx.records, None)
+        if self._is_open:
+            _log_partial(ctx, self._under_way)
+        self._is_open = False
 
     def state_dict(self) -> Values:
         """What a checkpoint in the middle of an epoch keeps: all that was accumulated so far.
@@ -122,6 +138,23 @@ def _log(ctx: Context, split: str) -> None:
     for metric in ctx.metrics[split]:
         for name, value in computed(ctx, metric).items():
             ctx.log_metric(name, value)
+
+
+def _log_partial(ctx: Context, under_way: str | None) -> None:
+    """Log an epoch that was broken off, of the batches that it had."""
+    batch = 0 if under_way else ctx.iter
+    metrics = [] if under_way is None else ctx.metrics[under_way]
+    shared = any(metric.is_shared for metric in metrics)
+    if metrics and not (shared and internals(ctx).is_cut_short):  # in one process alone
+        loss: Any = metrics[0]
+        batch = getattr(loss, "metric", loss).count
+        for metric in metrics if batch else ():
+            with suppress(Exception):  # a fit that was interrupted is not lost for a metric
+                for name, value in computed(ctx, metric).items():
+                    ctx.log_metric(name, value)
+    if epochs_done(ctx.records) == ctx.epoch:
+        split = under_way or ("train" if ctx.training else "valid")
+        set_partial(ctx.records, ctx.epoch, split, batch)
 
 
 def computed(ctx: Context, metric: Metric) -> dict[str, float]:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from torch import nn
 
-from luzpy.ground.records import Records, get_metrics, metrics_frame, warnings_of
+from luzpy.ground.records import (
+    Records,
+    best_epoch,
+    get_metrics,
+    metrics_frame,
+    warnings_of,
+)
 from luzpy.ground.types import Values
 
 if TYPE_CHECKING:
@@ -25,6 +31,15 @@ class Result:
     stopped: str
     spec: Any  # what it was fitted from; of a loaded one the module alone
     opt_names: tuple[str, ...] = ("opt",)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch, from 1: the one that `KeepBestModel` put back.
+
+        Without it that of the lowest valid loss, without validation of the lowest train loss; None
+        if there is none, as where each optimizer has a loss of its own.
+        """
+        return best_epoch(self.records)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -74,6 +75,60 @@ def loss_names(records: Records) -> tuple[str, ...]:
 def seconds(records: Records, what: str) -> list[float]:
     """The timings of `"fit"`, `"epoch"`, `"train"` or `"valid"`."""
     return records.get("profile", {}).get(what, [])
+
+
+def set_partial(records: Records, epoch: int, set: str, batch: int) -> None:
+    """Note that an epoch was broken off after a batch of its training or validation."""
+    for what, value in (("epoch", epoch), ("set", set), ("batch", batch)):
+        append(records, "partial", what, value)
+
+
+def partial_epoch(records: Records) -> tuple[int, str, int] | None:
+    """The epoch, set and batch after which the last epoch was broken off, if it was."""
+    epoch, split, batch = (_last(records, "partial", what) for what in ("epoch", "set", "batch"))
+    return None if epoch is None or epoch != epochs_done(records) else (epoch, split, batch)
+
+
+def set_best(records: Records, epoch: int | None, monitor: str = "") -> None:
+    """Note of which epoch the weights were put back, and by what it was chosen; None: of none."""
+    if epoch is None:
+        records.pop("best", None)
+    else:
+        records["best"] = {"epoch": [epoch], "monitor": [monitor]}
+
+
+def restored_epoch(records: Records) -> tuple[int, str] | None:
+    """The epoch whose weights were put back, and by what it was chosen, if they were."""
+    epoch, monitor = (_last(records, "best", what) for what in ("epoch", "monitor"))
+    return None if epoch is None else (epoch, monitor)
+
+
+def best_epoch(records: Records) -> int | None:
+    """The epoch whose weights were put back; else that of the lowest valid (or train) loss.
+
+    Epochs that were broken off do not count.
+
+    Returns:
+        The epoch, from 1; None if no epoch has one loss that is a number.
+    """
+    restored = restored_epoch(records)
+    if restored:
+        return restored[0]
+    partial = records.get("partial", {}).get("epoch", [])
+    metrics = records.get("metrics", {})
+    rows = metrics.get("valid", [])
+    rows = rows if any(rows) else metrics.get("train", [])
+    losses = {
+        epoch: row["loss"]
+        for epoch, row in enumerate(rows, start=1)
+        if epoch not in partial and not math.isnan(row.get("loss", math.nan))
+    }
+    return min(losses, key=lambda epoch: losses[epoch], default=None)
+
+
+def _last(records: Records, what: str, name: str) -> Any:
+    found = records.get(what, {}).get(name)
+    return found[-1] if found else None
 
 
 def add_warning(records: Records, text: str) -> None:

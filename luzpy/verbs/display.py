@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import mean
 
-from luzpy.ground.records import Records, epoch_metrics, seconds
+from luzpy.ground.records import (
+    Records,
+    epoch_metrics,
+    epochs_done,
+    partial_epoch,
+    restored_epoch,
+    seconds,
+)
 from luzpy.metrics.values import format_value
 
 
@@ -39,11 +46,32 @@ def time_lines(records: Records) -> list[str]:
     return lines
 
 
+def stop_line(records: Records, reason: str) -> str:
+    """Where a run was stopped, and why."""
+    partial = partial_epoch(records)
+    if partial is None:
+        return f"Stopped after epoch {epochs_done(records)}: {reason}"
+    epoch, split, batch = partial
+    part = "" if split == "train" else "validation "
+    return f"Stopped in epoch {epoch}, after {part}batch {batch}: {reason}"
+
+
+def best_lines(records: Records) -> list[str]:
+    """Which epoch's weights the model has, if they are not the last one's."""
+    restored = restored_epoch(records)
+    if restored is None:
+        return []
+    epoch, monitor = restored
+    return [f"* Best epoch: {epoch} of {epochs_done(records)}, by {monitor}; these are its weights"]
+
+
 def result_lines(records: Records) -> list[str]:
-    """The last epoch's metrics."""
+    """The metrics of the epoch whose weights the model has."""
     lines: list[str] = []
+    restored = restored_epoch(records)
+    epoch = None if restored is None else restored[0]
     for split, title in (("train", "Training"), ("valid", "Validation")):
-        rows = epoch_metrics(records, split)
+        rows = epoch_metrics(records, split, epoch)
         if rows:
             lines += [f"{title}:", *metric_lines(rows)]
     return lines

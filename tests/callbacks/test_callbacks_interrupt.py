@@ -71,11 +71,11 @@ class Listener(luz.Callback):
 @pytest.mark.parametrize(
     ("hook", "batches", "epochs"),
     [
-        ("on_epoch_begin", 3, [1, 1]),
-        ("on_train_batch_begin", 3, [1, 1]),
-        ("on_train_batch_before_step", 3, [1, 1]),
-        ("on_train_batch_end", 3, [1, 1]),
-        ("on_valid_batch_begin", 4, [2, 1]),
+        ("on_epoch_begin", 3, [2, 1]),
+        ("on_train_batch_begin", 3, [2, 1]),
+        ("on_train_batch_before_step", 3, [2, 1]),
+        ("on_train_batch_end", 3, [2, 1]),
+        ("on_valid_batch_begin", 4, [2, 2]),
         ("on_epoch_end", 4, [2, 2]),
     ],
 )
@@ -99,6 +99,46 @@ def test_batch_of_the_first_ctrl_c_is_trained_on(handler):
         nn.functional.mse_loss(net(DATA[0][:32]), DATA[1][:32]).backward()
         opt.step()
     assert torch.equal(fitted.model.weight, net.weight)
+
+
+def test_the_partial_epoch_is_in_the_records(handler):
+    # Two batches an epoch, of errors 0 and 2: after the first one the mean square is 0.
+    y = torch.zeros(64, 1)
+    y[32:] = 2
+    model = luz.setup(lambda: nn.Linear(2, 1), nn.MSELoss(), torch.optim.SGD, luz.metrics.MAE())
+
+    def zero(ctx):
+        for parameter in ctx.model.parameters():
+            parameter.zero_()
+
+    callbacks = [luz.Callback.from_functions(on_fit_begin=zero), Press("on_train_batch_begin")]
+    fitted = model.set_opt_hparams(lr=0.0).fit(
+        (DATA[0], y), 3, callbacks, verbose=False, dataloader_options={"shuffle": False}
+    )
+    assert fitted.records["metrics"]["train"] == [{"loss": 2, "mae": 1}, {"loss": 0, "mae": 0}]
+    assert fitted.records["partial"] == {"epoch": [2], "set": ["train"], "batch": [1]}
+    assert repr(fitted).splitlines()[1] == "Stopped in epoch 2, after batch 1: interrupted"
+
+
+def test_a_metric_that_fails_does_not_lose_an_interrupted_fit(handler):
+    class Fails(luz.Metric):
+        def reset(self):
+            self.batches = 0
+
+        def update(self, preds, target):
+            self.batches += 1
+
+        def compute(self):
+            if self.batches < 2:
+                raise RuntimeError("too few batches")
+            return self.batches
+
+    fitted = regression(2, metrics=Fails()).fit(
+        DATA, 3, Press("on_train_batch_begin"), verbose=False
+    )
+    first, second = fitted.records["metrics"]["train"]
+    assert (first["fails"], "fails" in second) == (2, False)
+    assert second["loss"] > 0
 
 
 @pytest.mark.parametrize("hook", ["on_interrupt", "on_fit_end"])
@@ -145,7 +185,7 @@ def test_one_instance_starts_afresh_in_every_run(handler):
 
 @pytest.mark.parametrize(
     ("hook", "epochs"),
-    [("on_epoch_begin", [2, 2]), ("on_train_batch_end", [2, 2]), ("on_valid_begin", [3, 2])],
+    [("on_epoch_begin", [2, 2]), ("on_train_batch_end", [3, 2]), ("on_valid_begin", [3, 2])],
 )
 def test_keyboard_interrupt_raised_in_a_callback_ends_training(hook, epochs):
     # R: test-callbacks-interrupt.R, "callback interrupt works"
@@ -176,7 +216,7 @@ def test_keyboard_interrupt_of_the_dataset_ends_training():
 
     options = {"batch_size": 1, "shuffle": False}
     fitted = regression(2).fit(Interrupting(), 2, verbose=False, dataloader_options=options)
-    assert (fitted.stopped, epochs_of(fitted)) == ("interrupted", [0, 0])
+    assert (fitted.stopped, epochs_of(fitted)) == ("interrupted", [1, 0])
 
 
 def test_keyboard_interrupt_in_evaluate_and_predict_is_raised():

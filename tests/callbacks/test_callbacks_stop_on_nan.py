@@ -46,6 +46,7 @@ def test_the_run_ends_after_that_batch(value):
     assert fitted.stopped == "not finite"
     assert batches.seen[-1] == (2, 4)
     assert len(batches.seen) == 14
+    assert fitted.warnings == ("The training loss is not finite: first at epoch 2, batch 4.",)
 
 
 def test_a_finite_run_is_completed():

@@ -112,6 +112,7 @@ def test_epochs_run_again_after_resuming_replace_the_old(tmp_path):
     assert events[1][1] == pytest.approx(fitted.records["metrics"]["train"][1]["loss_bias"])
 
 
+@pytest.mark.filterwarnings("ignore:The training loss is not finite")
 def test_weights_that_are_not_finite_do_not_end_the_run(tmp_path):
     fit(TFEvents(tmp_path, histograms=True), module=nn.Linear, optimizer=torch.optim.SGD, lr=1e30)
     assert "loss" in scalars(tmp_path / "train")
