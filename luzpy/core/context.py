@@ -46,6 +46,10 @@ class Stop:
         self.reason = self.reason or reason
 
 
+def _no_loss(ctx: Any) -> torch.Tensor:
+    raise NotImplementedError  # the loop says what gives it, at the start of each epoch
+
+
 @attrs.define(slots=True, eq=False, kw_only=True)
 class Internals:
     """What luzpy keeps of a run for itself.
@@ -56,6 +60,8 @@ class Internals:
         opt_name: Whose step is under way.
         n_rows: How many rows the batch has; 0 if nothing of it counts.
         autocast: Entered around every forward pass and its loss.
+        loss_of: What gives the loss of a batch.
+        checked_losses: Of which parts, training or not, the first batch was looked at.
         starts_step: Whether gradients are zeroed before this batch.
         ends_step: Whether the optimizer steps after it.
         stop: Whether the run is to end; the loop looks after each batch and each epoch.
@@ -70,6 +76,8 @@ class Internals:
     opt_name: str | None = None
     n_rows: int = 0
     autocast: AbstractContextManager[object] = attrs.field(factory=nullcontext)
+    loss_of: Callable[[Any], torch.Tensor] = attrs.field(default=_no_loss)
+    checked_losses: set[bool] = attrs.field(factory=set[bool])
     starts_step: bool = True
     ends_step: bool = True
     stop: Stop = attrs.field(factory=Stop)

@@ -15,7 +15,7 @@ from torch import nn
 from luzpy.core.context import Context, internals
 from luzpy.core.fetch import fetch
 from luzpy.core.hooks import STOP_HOOKS
-from luzpy.core.loss import compute_loss
+from luzpy.core.loss import begin_losses
 from luzpy.core.modules import bound, trained_parameters, unwrapped
 from luzpy.ground.types import Batch
 
@@ -50,6 +50,7 @@ def train(ctx: Context) -> bool:
         return True
     ctx.call("on_train_begin")
     step = _step(ctx, partial(train_step, ctx, trained_parameters(ctx)))
+    begin_losses(ctx)
     with torch.enable_grad():
         for _ in fetch(ctx, "data"):
             ctx.call("on_train_batch_begin")
@@ -68,6 +69,7 @@ def validate(ctx: Context, name: str = "valid_data") -> bool:
         return True
     ctx.call("on_valid_begin")
     step = _step(ctx, partial(valid_step, ctx))
+    begin_losses(ctx)
     with torch.no_grad():
         for _ in fetch(ctx, name):
             ctx.call("on_valid_batch_begin")
@@ -104,7 +106,7 @@ def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
         with run.autocast:
             ctx.pred = ctx.model(ctx.input)
             ctx.call("on_train_batch_after_pred")
-            ctx.loss_grad = compute_loss(ctx)
+            ctx.loss_grad = run.loss_of(ctx)
         ctx.loss[name] = ctx.loss_grad.detach()
         ctx.call("on_train_batch_after_loss")
         ctx.call("on_train_batch_before_backward")
@@ -124,7 +126,7 @@ def valid_step(ctx: Context) -> None:
         with run.autocast:
             ctx.pred = ctx.model(ctx.input)
             ctx.call("on_valid_batch_after_pred")
-            ctx.loss[name] = compute_loss(ctx)
+            ctx.loss[name] = run.loss_of(ctx)
         ctx.call("on_valid_batch_after_loss")
     run.opt_name = None
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from luzpy.core.context import Loss, Optimizers
+from luzpy.core.loss_shapes import is_crossed
 from luzpy.ground.types import Batch, Values
 
 # These update every weight by itself, so that weights stacked along a new dimension are updated
@@ -100,7 +101,10 @@ def why_apart(
         # Copies: a forward pass in train mode changes buffers.
         ensemble = Ensemble([copy.deepcopy(model) for model in models]).train()
         with torch.no_grad():
-            ensemble.summed_loss(loss_fn)(ensemble(x), target)
+            preds = ensemble(x)
+            if isinstance(preds, torch.Tensor) and is_crossed(loss_fn, preds[0], target):
+                return "the loss would compare each row with all of them"  # a run alone says so
+            ensemble.summed_loss(loss_fn)(preds, target)
             for model, together in zip(models, ensemble.losses, strict=True):
                 torch.set_rng_state(state)
                 apart = copy.deepcopy(model).train()
