@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import torch
@@ -105,6 +105,16 @@ class LuzModule(Spec[FittedModule]):
     def __call__(self, **hparams: object) -> nn.Module:
         """Build the plain `nn.Module`, with the initial weights that every fit starts from."""
         return build_model(self, set_hparams(self, **hparams).hparams)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        instead = ""
+        if hasattr(FittedModule, name):
+            instead = f": fit it first, fitted = model.fit(...), then fitted.{name}"
+        elif name in ("get_params", "set_params", "score", "transform", "predict_proba"):
+            instead = ": scikit-learn takes luz.sklearn.Classifier(model) or Regressor(model)"
+        elif hasattr(nn.Module, name) and not name.startswith("_"):
+            instead = ": model() makes the module, and fitted.model is the trained one"
+        raise AttributeError(f"A LuzModule has no attribute {name!r}{instead}.")
 
     def __repr__(self) -> str:
         name = getattr(self.module, "__name__", type(self.module).__name__)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, final
 
 from luzpy.core.context import Context
-from luzpy.core.hooks import HOOKS, Hook
+from luzpy.core.hooks import Hook, check_hook
+from luzpy.ground.arguments import shown
 from luzpy.ground.nested import is_sequence
 
 
@@ -62,6 +63,12 @@ class Callback:
 
     weight: ClassVar[float] | float = 0
     runs_last: ClassVar[bool] | bool = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, item in vars(cls).items():
+            if name.startswith("on_") and callable(item):
+                check_hook(name)
 
     def on_fit_begin(self, ctx: Context) -> None:
         """Called once, before the first epoch."""
@@ -169,8 +176,7 @@ class Callback:
 class _FunctionCallback(Callback):
     def __init__(self, weight: float, hooks: dict[str, Hook]) -> None:
         for name, function in hooks.items():
-            if name not in HOOKS:
-                raise TypeError(f"`{name}` must be one of luzpy's hooks, {', '.join(HOOKS)}.")
+            check_hook(name)
             if not callable(function):
                 raise TypeError(f"`{name}` must be a function of the context, got {function!r}.")
         self.weight = weight
@@ -192,7 +198,8 @@ def check_callbacks(callbacks: object) -> list[Callback]:
         return []
     given = [callbacks] if isinstance(callbacks, (Callback, type)) else callbacks
     if not is_sequence(given):
-        raise TypeError(f"`callbacks` must be a list of luzpy callbacks, got {callbacks!r}.")
+        raise TypeError(f"`callbacks` must be a list of luzpy callbacks, got {shown(callbacks)}.")
+    callback: object
     for callback in given:
         if isinstance(callback, type) and issubclass(callback, Callback):
             raise TypeError(
@@ -200,5 +207,9 @@ def check_callbacks(callbacks: object) -> list[Callback]:
                 f"{callback.__name__}()."
             )
         if not isinstance(callback, Callback):
-            raise TypeError(f"`callbacks` must hold luzpy callbacks, got {callback!r}.")
+            function = callable(callback)
+            instead = ": write luz.Callback.from_functions(on_epoch_end=...)" if function else ""
+            raise TypeError(
+                f"`callbacks` must hold luzpy callbacks, got {shown(callback)}{instead}."
+            )
     return list(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -37,6 +38,9 @@ HOOKS: tuple[str, ...] = (
 STOP_HOOKS = {"interrupted": "on_interrupt", "early stopping": "on_early_stopping"}
 """The hook that is called before `on_fit_end` when a run has stopped for this reason."""
 
+# Other libraries' words, and luz's.
+_ELSEWHERE = (("start", "begin"), ("finish", "end"), ("validation", "valid"), ("val_", "valid_"))
+
 Hook = Callable[[Any], None]
 """A function of the `Context`."""
 
@@ -50,3 +54,15 @@ class HookOwner(Protocol):
     def runs_last(self) -> bool: ...
 
     def hook(self, name: str) -> Hook | None: ...
+
+
+def check_hook(name: str) -> None:
+    """Raise a TypeError unless there is a hook of that name."""
+    if name not in HOOKS:
+        written = name
+        for other, own in _ELSEWHERE:
+            written = written.replace(other, own)
+        nearest = " or ".join(difflib.get_close_matches(written, HOOKS, n=2, cutoff=0))
+        raise TypeError(
+            f"`{name}` is no hook of luzpy: is it {nearest}? The hooks are {', '.join(HOOKS)}."
+        )

@@ -55,4 +55,5 @@ def _(x: Result) -> pd.DataFrame:
 def check_fitted(fitted: object) -> None:
     """Raise a TypeError unless `fitted` is a fitted model."""
     if not isinstance(fitted, Result):
-        raise TypeError(f"`fitted` must be a FittedModule, got {type(fitted).__name__}.")
+        first = ": fit it first, fitted = model.fit(...)" if hasattr(fitted, "lr_finder") else ""
+        raise TypeError(f"`fitted` must be a FittedModule, got {type(fitted).__name__}{first}.")

@@ -57,5 +57,15 @@ class Spec(Generic[R]):
         return _remade, (type(self), fields)
 
 
+def check_spec(model: object) -> None:
+    """Raise a TypeError unless `model` is what `setup` makes."""
+    if not isinstance(model, Spec):
+        raise TypeError(
+            "`model` must be what `setup` makes, got "
+            f"{model.__name__ if isinstance(model, type) else type(model).__name__}: write "
+            "luz.setup(module, loss=..., optimizer=...) first."
+        )
+
+
 def _remade(kind: type[T], fields: Values) -> T:
     return kind(**fields)

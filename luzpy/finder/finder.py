@@ -12,7 +12,7 @@ import torch
 from luzpy.callbacks.progress import is_interactive, open_bar
 from luzpy.core.callback import Callback
 from luzpy.core.result import Result
-from luzpy.core.spec import Spec
+from luzpy.core.spec import Spec, check_spec
 from luzpy.data.batches import batches
 from luzpy.data.dataset import length_of
 from luzpy.data.loader import Options
@@ -32,12 +32,14 @@ from luzpy.ground.random_state import (
 )
 from luzpy.ground.types import Batch, Data, Loader
 from luzpy.verbs.arguments import check_options, check_verbose
+from luzpy.verbs.hints import with_hints
 from luzpy.verbs.prepare import prepare_data, prepare_model
 
 if TYPE_CHECKING:
     from luzpy.finder.lr_records import LRRecords
 
 
+@with_hints
 def lr_finder(
     model: Spec[Result],
     data: Data,
@@ -97,6 +99,7 @@ def lr_finder(
         >>> records.shape
         (20, 2)
     """
+    check_spec(model)
     check_sweep(steps, start_lr, end_lr, log_spaced_intervals, runs, valid_batches, stop_div)
     accelerator = check_accelerator(accelerator)
     chosen = allowed_callbacks(callbacks)

@@ -6,6 +6,17 @@ import math
 from numbers import Integral, Real
 from typing import TypeGuard
 
+_LONGEST = 120
+
+
+def shown(value: object) -> str:
+    """`value` as a message shows it: never a dump of data."""
+    shape = getattr(value, "shape", ())
+    if shape:
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
 
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether `value` is a whole number (True and False are none)."""
@@ -21,7 +32,7 @@ def check_flag(name: str, value: object, *, optional: bool = False) -> None:
     """Raise a TypeError unless `value` is True or False (or None, if optional)."""
     if not isinstance(value, bool) and not (optional and value is None):
         rule = "True, False or None" if optional else "True or False"
-        raise TypeError(f"`{name}` must be {rule}, got {value!r}.")
+        raise TypeError(f"`{name}` must be {rule}, got {shown(value)}.")
 
 
 def check_count(name: str, value: object, *, minimum: int = 1, optional: bool = False) -> None:
@@ -30,7 +41,7 @@ def check_count(name: str, value: object, *, minimum: int = 1, optional: bool = 
         return
     positive = "a positive whole number"
     rule = positive if minimum == 1 else f"a whole number of at least {minimum}"
-    message = f"`{name}` must be {rule}{' or None' if optional else ''}, got {value!r}."
+    message = f"`{name}` must be {rule}{' or None' if optional else ''}, got {shown(value)}."
     if not is_whole(value):
         raise TypeError(message)
     if value < minimum:
@@ -42,17 +53,17 @@ def check_number(
 ) -> None:
     """Raise unless `value` is a finite number, at least `minimum` and greater than `above`."""
     if not is_number(value):
-        raise TypeError(f"`{name}` must be a number, got {value!r}.")
+        raise TypeError(f"`{name}` must be a number, got {shown(value)}.")
     if above is not None and not (math.isfinite(value) and value > above):
         bound = "positive" if above == 0 else f"greater than {above}"
-        raise ValueError(f"`{name}` must be {bound} and finite, got {value!r}.")
+        raise ValueError(f"`{name}` must be {bound} and finite, got {shown(value)}.")
     if not (math.isfinite(value) and value >= minimum):
         bound = "finite" if minimum == -math.inf else f"at least {minimum}"
-        raise ValueError(f"`{name}` must be {bound}, got {value!r}.")
+        raise ValueError(f"`{name}` must be {bound}, got {shown(value)}.")
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raise a ValueError unless `value` is one of `choices`."""
     if value not in choices:
         known = ", ".join(map(repr, choices))
-        raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
+        raise ValueError(f"`{name}` must be one of {known}, got {shown(value)}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 from luzpy.callbacks.mixed_precision import MixedPrecision
@@ -10,7 +10,7 @@ from luzpy.callbacks.progress import is_interactive
 from luzpy.core.callback import Callback, check_callbacks
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator
-from luzpy.ground.arguments import check_flag, is_whole
+from luzpy.ground.arguments import check_flag, is_whole, shown
 from luzpy.ground.nested import is_sequence
 
 _DICT: Any = dict
@@ -50,9 +50,12 @@ def check_epochs(epochs: Any) -> tuple[int, int]:
     rule = "`epochs` must be a whole number of at least 1, or a pair (min_epochs, max_epochs)"
     pair = tuple(epochs) if is_sequence(epochs) else (0, epochs)
     if len(pair) != 2 or not all(is_whole(n) for n in pair):
-        raise TypeError(f"{rule}, got {epochs!r}.")
+        apart = ""
+        if isinstance(epochs, Sized) and not isinstance(epochs, (str, bytes)):
+            apart = " Are these the targets? Input and target are one argument: fit((x, y), ...)."
+        raise TypeError(f"{rule}, got {shown(epochs)}.{apart}")
     if pair[1] < 1 or not 0 <= pair[0] <= pair[1]:
-        raise ValueError(f"{rule} with 0 <= min_epochs <= max_epochs, got {epochs!r}.")
+        raise ValueError(f"{rule} with 0 <= min_epochs <= max_epochs, got {shown(epochs)}.")
     return int(pair[0]), int(pair[1])
 
 
@@ -67,5 +70,5 @@ def check_options(options: Options | None) -> Options | None:
     if options is None or type(options) is _DICT:
         return options
     raise TypeError(
-        f"`dataloader_options` must be a dict of DataLoader's arguments, got {options!r}."
+        f"`dataloader_options` must be a dict of DataLoader's arguments, got {shown(options)}."
     )

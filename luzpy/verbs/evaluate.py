@@ -23,6 +23,7 @@ from luzpy.ground.types import Data
 from luzpy.metrics.metric_set import as_metric_set
 from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
 from luzpy.verbs.display import metric_lines
+from luzpy.verbs.hints import with_hints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +69,7 @@ def _(x: Evaluation) -> pd.DataFrame:
     return metrics_frame(x.records)[["metric", "value"]]
 
 
+@with_hints
 def evaluate(
     fitted: Result,
     data: Data,

@@ -17,11 +17,12 @@ from luzpy.core.callback import Callback
 from luzpy.core.context import Context
 from luzpy.core.modules import unwrapped
 from luzpy.core.result import Result
-from luzpy.core.spec import R, Spec
+from luzpy.core.spec import R, Spec, check_spec
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.types import Data
 from luzpy.verbs.arguments import check_epochs, check_options, check_verbose, with_defaults
+from luzpy.verbs.hints import with_hints
 from luzpy.verbs.prepare import prepare_data, prepare_fit, prepare_model
 
 FIT_DEFAULTS: tuple[type[Callback], ...] = (
@@ -34,6 +35,7 @@ FIT_DEFAULTS: tuple[type[Callback], ...] = (
 )
 
 
+@with_hints
 def fit(
     model: Spec[R],
     data: Data,
@@ -84,6 +86,7 @@ def fit(
         >>> fitted.predict(torch.tensor([[0.5]])).round(decimals=1)
         tensor([[1.]])
     """
+    check_spec(model)
     limits = check_epochs(epochs)
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults(FIT_DEFAULTS, callbacks, accelerator)

@@ -18,10 +18,12 @@ from luzpy.ground.arguments import check_flag
 from luzpy.ground.nested import is_mapping, is_sequence, to_device
 from luzpy.ground.types import Batch, Data
 from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
+from luzpy.verbs.hints import with_hints
 
 CPU = torch.device("cpu")
 
 
+@with_hints
 def predict(
     fitted: Result,
     newdata: Data,

@@ -1,0 +1,73 @@
+"""What to write instead of an argument that a verb does not have."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPT_HPARAMS = ("lr", "learning_rate", "weight_decay", "momentum", "betas")
+_DATALOADER = ("shuffle", "num_workers", "drop_last", "pin_memory", "sampler", "collate_fn")
+_SETUP = ("loss", "loss_fn", "criterion", "optimizer", "backward", "unpack")
+_EPOCHS = ("num_epochs", "n_epochs", "max_epochs", "nb_epoch", "epoch")
+_DEVICE = ("device", "gpus", "gpu", "cuda")
+_TARGET = ("y", "y_train", "target", "targets", "labels")
+_WEIGHTS = ("class_weight", "class_weights", "sample_weight", "sample_weights")
+
+# What other libraries call it → what to write here.
+_INSTEAD: dict[str, str] = {
+    **{name: f"model.set_opt_hparams({name}=...)" for name in _OPT_HPARAMS},
+    "learning_rate": "model.set_opt_hparams(lr=...)",
+    **{name: f'dataloader_options={{"{name}": ...}}' for name in _DATALOADER},
+    **{name: f"luz.setup(module, {name}=...)" for name in _SETUP},
+    **dict.fromkeys(("loss_fn", "criterion"), "luz.setup(module, loss=...)"),
+    **dict.fromkeys(_EPOCHS, "epochs=..."),
+    **dict.fromkeys(_DEVICE, "accelerator=luz.Accelerator(device=...)"),
+    **dict.fromkeys(_TARGET, "the input and the target as one argument, (x, y)"),
+    **dict.fromkeys(_WEIGHTS, "a loss that weighs: nn.CrossEntropyLoss(weight=...)"),
+    "validation_split": "valid_data=0.2",
+    "val_split": "valid_data=0.2",
+    "validation_data": "valid_data=(x, y)",
+    "val_data": "valid_data=(x, y)",
+    "eval_set": "valid_data=(x, y)",
+    "random_state": "seed=...",
+    "patience": "callbacks=[luz.callbacks.EarlyStopping(patience=...)]",
+    "num_steps": "steps=...",
+    "num_iter": "steps=...",
+    "min_lr": "start_lr=...",
+    "max_lr": "end_lr=...",
+}
+
+
+def with_hints(verb: F) -> F:
+    """`verb`, with a message for an argument that it does not have.
+
+    Raises:
+        TypeError: If there is no such argument; it says what to write.
+    """
+    known = inspect.signature(verb).parameters
+
+    @wraps(verb)
+    def checked(*args: object, **kwargs: object) -> object:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(_message(name, verb.__name__, list(known)))
+        return verb(*args, **kwargs)
+
+    return cast(F, checked)
+
+
+def _message(name: str, verb: str, known: list[str]) -> str:
+    text = f"`{name}` is no argument of `{verb}`"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if close:
+        return f"{text}: write {close[0]}=..."
+    if verb == "lr_finder" and name in (*_EPOCHS, "epochs"):
+        return f"{text}: write steps=..., or steps=None for one epoch."
+    if name in _INSTEAD:
+        return f"{text}: write {_INSTEAD[name]}."
+    return f"{text}, which takes {', '.join(known)}."
