@@ -54,7 +54,8 @@ def test_callbacks_of_weight_zero_run_after_the_defaults():
         seen.append(ctx.get_metric("loss", "train", 1))
 
     fitted = fit(luz.Callback.from_functions(on_train_end=look))
-    assert seen[0][:-1] == ["Profile", "TrainValid", "Metrics", "Progress", "Interrupt"]
+    defaults = ["Profile", "TrainValid", "Metrics", "LossWatch", "Progress", "Interrupt"]
+    assert seen[0][:-1] == defaults
     assert seen[1] == fitted.records["metrics"]["train"][0]["loss"]  # logged before we looked
 
 
@@ -87,7 +88,9 @@ def test_from_functions_makes_a_callback():
 
 
 def test_from_functions_refuses_what_is_not_a_hook():
-    with pytest.raises(TypeError, match="`on_epoch_finish` must be one of luzpy's hooks"):
+    with pytest.raises(
+        TypeError, match="`on_epoch_finish` is no hook of luzpy: is it on_epoch_end or"
+    ):
         luz.Callback.from_functions(on_epoch_finish=print)
     with pytest.raises(TypeError, match=r"`on_epoch_end` must be a function .*, got 3"):
         luz.Callback.from_functions(on_epoch_end=3)

@@ -199,17 +199,17 @@ def check_callbacks(callbacks: object) -> list[Callback]:
     given = [callbacks] if isinstance(callbacks, (Callback, type)) else callbacks
     if not is_sequence(given):
         raise TypeError(f"`callbacks` must be a list of luzpy callbacks, got {shown(callbacks)}.")
-    callback: object
-    for callback in given:
-        if isinstance(callback, type) and issubclass(callback, Callback):
-            raise TypeError(
-                f"`callbacks` must hold instances, got the class {callback.__name__}: write "
-                f"{callback.__name__}()."
-            )
-        if not isinstance(callback, Callback):
-            function = callable(callback)
-            instead = ": write luz.Callback.from_functions(on_epoch_end=...)" if function else ""
-            raise TypeError(
-                f"`callbacks` must hold luzpy callbacks, got {shown(callback)}{instead}."
-            )
-    return list(given)
+    return [_checked(callback) for callback in given]
+
+
+def _checked(callback: object) -> Callback:
+    if isinstance(callback, Callback):
+        return callback
+    kind = callback if isinstance(callback, type) else object
+    if issubclass(kind, Callback):
+        raise TypeError(
+            f"`callbacks` must hold instances, got the class {kind.__name__}: write "
+            f"{kind.__name__}()."
+        )
+    instead = ": write luz.Callback.from_functions(on_epoch_end=...)" if callable(callback) else ""
+    raise TypeError(f"`callbacks` must hold luzpy callbacks, got {shown(callback)}{instead}.")
