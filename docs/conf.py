@@ -9,7 +9,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "vignettes"), str(HERE)]
 
-import pages  # noqa: E402  (found in the folders added above)
+import llms  # noqa: E402  (found in the folders added above)
+import pages  # noqa: E402
 
 import luzpy  # noqa: E402
 
@@ -56,6 +57,7 @@ html_sidebars: dict[str, list[str]] = {
         "reliability",
         "from-r",
         "stability",
+        "faq",
         "changelog",
         "search",
         "genindex",
@@ -81,3 +83,9 @@ def setup(app):
         source[0] = pages.page_in_site(source[0])
 
     app.connect("source-read", resolve_links)
+
+    def write_llms_txt(app, exception):
+        if exception is None and app.builder.format == "html":
+            (Path(app.outdir) / "llms.txt").write_text(llms.llms_txt(ROOT))
+
+    app.connect("build-finished", write_llms_txt)

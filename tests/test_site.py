@@ -315,3 +315,9 @@ def test_every_vignette_has_its_place():
         sys.path.pop(0)
     placed = ["get-started", *(card.name for card in pages.GUIDES + pages.EXAMPLES)]
     assert sorted(placed) == sorted(path.stem for path in (ROOT / "vignettes").glob("*.md"))
+
+
+def test_the_pages_that_llms_txt_names_are_there(site):
+    links = re.findall(r"\]\(([^)]+)\)", (site / "llms.txt").read_text())
+    assert len(links) > 20
+    assert [link for link in links if not (site / link).exists()] == []
