@@ -216,6 +216,38 @@ FIT = [
         "dataloader_options",
         "batch_size",
     ),
+    ("batch_size, 0", lambda: fit(batch_size=0), "batch_size", "0"),
+    ("batch_size, text", lambda: fit(batch_size="all"), "batch_size", "'all'"),
+    (
+        "batch_size twice",
+        lambda: fit(batch_size=8, dataloader_options={"batch_size": 4}),
+        "batch_size",
+        "8 and 4 in `dataloader_options`",
+    ),
+    (
+        "batch_size twice, finder",
+        lambda: finder(batch_size=8, dataloader_options={"batch_size": 8}),
+        "batch_size",
+        "`dataloader_options`",
+    ),
+    (
+        "batch_size with a loader",
+        lambda: fit(data=LOADER, batch_size=8),
+        "batch_size",
+        "8: set it where the DataLoader is made",
+    ),
+    (
+        "batch_size with a loader, evaluate",
+        lambda: fitted().evaluate(LOADER, batch_size=8),
+        "batch_size",
+        "8: set it where the DataLoader is made",
+    ),
+    (
+        "batch_size with a loader, predict",
+        lambda: fitted().predict(LOADER, batch_size=8),
+        "batch_size",
+        "8: set it where the DataLoader is made",
+    ),
     (
         "opt_hparams, unknown",
         lambda: fit(model().set_opt_hparams(momentums=0.9)),

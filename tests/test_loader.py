@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from models import SizedStream, Stream, numbered
+from models import SizedStream, Stream, numbered, regression
 from torch.utils.data import (
     BatchSampler,
     ChainDataset,
@@ -57,6 +57,26 @@ def test_options_are_not_changed():
     train_loader(torch.zeros(40), options)
     eval_loader(torch.zeros(40), options, name="data")
     assert options == {"batch_size": 5}
+
+
+@pytest.mark.parametrize("batch_size", [20, np.int64(20)])
+def test_the_size_of_batches_is_an_argument_of_every_verb(batch_size):
+    sizes = []
+
+    def look(ctx):
+        sizes.append(len(ctx.input))
+
+    spy = luz.Callback.from_functions(
+        on_train_batch_end=look, on_valid_batch_end=look, on_predict_batch_end=look
+    )
+    options = {"callbacks": spy, "verbose": False, "batch_size": batch_size}
+    data = torch.zeros(50, 3), torch.zeros(50, 1)
+    shuffled = {"shuffle": False}
+    fitted = regression().fit(data, 1, valid_data=data, dataloader_options=shuffled, **options)
+    fitted.evaluate(data, **options)
+    fitted.predict(data, **options)
+    regression().lr_finder(data, 3, **options)
+    assert sizes == [20, 20, 20, 20, 10, 20, 20, 10, 20, 20, 10, 20, 20, 20]
 
 
 def test_training_with_a_batch_sampler():

@@ -56,6 +56,7 @@ def lr_finder(
     callbacks: Sequence[Callback] | Callback | None = None,
     accelerator: Accelerator | None = None,
     verbose: bool | None = None,
+    batch_size: int | None = None,
     dataloader_options: Options | None = None,
 ) -> LRRecords:
     """Train for a few steps at rising learning rates and record the loss of each.
@@ -80,6 +81,7 @@ def lr_finder(
         callbacks: Callbacks as in `fit`, but for those that manage epochs or the learning rate.
         accelerator: Where to train.
         verbose: Whether to draw a bar; by default in a terminal or notebook only.
+        batch_size: As in `fit`.
         dataloader_options: As in `fit`.
 
     Returns:
@@ -103,7 +105,7 @@ def lr_finder(
     check_sweep(steps, start_lr, end_lr, log_spaced_intervals, runs, valid_batches, stop_div)
     accelerator = check_accelerator(accelerator)
     chosen = allowed_callbacks(callbacks)
-    options = check_options(dataloader_options)
+    options = check_options(dataloader_options, batch_size, data)
     is_verbose = check_verbose(verbose) and accelerator.is_main
     spec = with_start_lr(model, start_lr)
     with preserved_random_state():

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence, Sized
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from luzpy.callbacks.mixed_precision import MixedPrecision
 from luzpy.callbacks.progress import is_interactive
 from luzpy.core.callback import Callback, check_callbacks
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator
-from luzpy.ground.arguments import check_flag, is_whole, shown
+from luzpy.ground.arguments import check_count, check_flag, is_whole, shown
 from luzpy.ground.nested import is_sequence
+from luzpy.ground.types import Data
 
 _DICT: Any = dict
 
@@ -65,10 +68,23 @@ def check_verbose(verbose: bool | None) -> bool:
     return is_interactive() if verbose is None else verbose
 
 
-def check_options(options: Options | None) -> Options | None:
-    """`dataloader_options`, if they are a dict of DataLoader's arguments."""
-    if options is None or type(options) is _DICT:
+def check_options(options: Options | None, batch_size: int | None, data: Data) -> Options | None:
+    """`dataloader_options`, with `batch_size` among them, for data that are no DataLoader yet."""
+    if options is not None and type(options) is not _DICT:
+        raise TypeError(
+            f"`dataloader_options` must be a dict of DataLoader's arguments, got {shown(options)}."
+        )
+    if batch_size is None:
         return options
-    raise TypeError(
-        f"`dataloader_options` must be a dict of DataLoader's arguments, got {shown(options)}."
-    )
+    check_count("batch_size", batch_size, optional=True)
+    if isinstance(data, DataLoader):
+        raise ValueError(
+            f"`batch_size` must not be given with a ready DataLoader, got {batch_size!r}: set it "
+            "where the DataLoader is made."
+        )
+    if options and "batch_size" in options:
+        raise ValueError(
+            f"`batch_size` must be given once, got {batch_size!r} and "
+            f"{options['batch_size']!r} in `dataloader_options`."
+        )
+    return {**(options or {}), "batch_size": int(batch_size)}

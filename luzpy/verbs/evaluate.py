@@ -78,6 +78,7 @@ def evaluate(
     accelerator: Accelerator | None = None,
     verbose: bool | None = None,
     *,
+    batch_size: int | None = None,
     dataloader_options: Options | None = None,
 ) -> Evaluation:
     """Compute the loss and the metrics on `data`. Port of R luz's `evaluate()`.
@@ -89,7 +90,8 @@ def evaluate(
         callbacks: Callbacks beside the defaults; the hooks of validation are called.
         accelerator: Where to compute; the model is moved there.
         verbose: Whether to print; by default in a terminal or notebook only.
-        dataloader_options: Passed to the DataLoader that is made of `data`; `batch_size=32`.
+        batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
+        dataloader_options: Passed to the DataLoader that is made of `data`.
 
     Returns:
         The evaluation; `get_metrics()` gives it as a frame.
@@ -103,7 +105,8 @@ def evaluate(
     spec = fitted.spec
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults(EVALUATE_DEFAULTS, callbacks, accelerator)
-    loader = eval_loader(data, check_options(dataloader_options), name="data")
+    options = check_options(dataloader_options, batch_size, data)
+    loader = eval_loader(data, options, name="data")
     model = accelerator.prepare_model(fitted.model)
     device = accelerator.device_of(model)
     ctx = Context(

@@ -45,6 +45,7 @@ def fit(
     accelerator: Accelerator | None = None,
     verbose: bool | None = None,
     *,
+    batch_size: int | None = None,
     dataloader_options: Options | None = None,
 ) -> R:
     """Train the module on `data`. Port of R luz's `fit()`.
@@ -63,8 +64,9 @@ def fit(
         accelerator: Where to train, an `Accelerator` or Hugging Face Accelerate's; by default on
             the GPU if there is one.
         verbose: Whether to print; by default in a terminal or notebook only.
-        dataloader_options: Passed to the DataLoader that is made of `data`; `batch_size=32`,
-            `shuffle=True` and `drop_last=True` unless said otherwise.
+        batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
+        dataloader_options: Passed to the DataLoader that is made of `data`; `shuffle=True` and
+            `drop_last=True` unless said otherwise.
 
     Returns:
         The fitted model.
@@ -90,7 +92,7 @@ def fit(
     limits = check_epochs(epochs)
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults(FIT_DEFAULTS, callbacks, accelerator)
-    options = check_options(dataloader_options)
+    options = check_options(dataloader_options, batch_size, data)
     is_verbose = check_verbose(verbose) and accelerator.is_main
     accelerator.share_random_state()
     module = prepare_model(model, accelerator)

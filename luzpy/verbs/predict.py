@@ -32,6 +32,7 @@ def predict(
     verbose: bool | None = None,
     *,
     stack: bool = True,
+    batch_size: int | None = None,
     dataloader_options: Options | None = None,
 ) -> Batch:
     """Compute the model's output for `newdata`. Port of R luz's `predict()`.
@@ -46,7 +47,8 @@ def predict(
         accelerator: Where to compute; the model is moved there.
         verbose: Whether to draw a bar; by default in a terminal or notebook only.
         stack: Whether to join the batches' predictions along their first dimension.
-        dataloader_options: Passed to the DataLoader that is made of `newdata`; `batch_size=32`.
+        batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
+        dataloader_options: Passed to the DataLoader that is made of `newdata`.
 
     Returns:
         The predictions, on the CPU: a tensor with as many rows as `newdata`, or a tuple or dict
@@ -62,7 +64,8 @@ def predict(
     check_flag("stack", stack)
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults((Progress,), callbacks, accelerator)
-    loader = eval_loader(newdata, check_options(dataloader_options), name="newdata")
+    options = check_options(dataloader_options, batch_size, newdata)
+    loader = eval_loader(newdata, options, name="newdata")
     loader = accelerator.prepare_loader(loader, name="newdata")
     model = accelerator.prepare_model(fitted.model)
     ctx = Context(
