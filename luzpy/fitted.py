@@ -16,7 +16,7 @@ from luzpy.files.saving import save
 from luzpy.ground.records import get_metrics, restored_epoch
 from luzpy.verbs.display import best_lines, result_lines, stop_line, time_lines
 from luzpy.verbs.evaluate import evaluate
-from luzpy.verbs.plot import plot, plot_history
+from luzpy.verbs.plot import chosen, plot, plot_history
 from luzpy.verbs.predict import predict
 
 if TYPE_CHECKING:
@@ -47,9 +47,18 @@ class FittedModule(Result):
     predict = predict
     save = save
 
-    def plot(self) -> ggplot:
-        """Draw the training history: a panel a metric, a coloured line a set."""
-        return plot_history(get_metrics(self))
+    def plot(self, *, metrics: Sequence[str] | None = None) -> ggplot:
+        """Draw the training history: a panel a metric, a coloured line a set.
+
+        Args:
+            metrics: Which metrics to draw, in this order; `"lr"` are the learning rates, a line for
+                each optimizer and parameter group. By default all metrics.
+
+        Raises:
+            TypeError: If `metrics` are no names.
+            ValueError: If there is no such metric, or not one epoch was completed.
+        """
+        return plot_history(chosen(self, metrics))
 
     def __repr__(self) -> str:
         lines = [

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex
-from models import line, regression
+from models import TwoParts, line, regression
 from plotnine import coord_cartesian, ggplot
 
 import luzpy as luz
@@ -136,6 +136,59 @@ def test_what_cannot_be_plotted_is_refused(x):
 def test_a_history_has_no_options(draw):
     with pytest.raises(TypeError, match=r"plot\(\) got an unexpected keyword .*'beta'"):
         draw(fit(epochs=1), beta=0.5)
+
+
+def test_metrics_are_drawn_as_they_are_chosen():
+    fitted = fit(epochs=2, metrics=[luz.metrics.RMSE(), luz.metrics.MAE()])
+    figure = luz.plot(fitted, metrics=["rmse", "loss"]).draw()
+    assert strips(figure) == ["rmse", "loss"]
+
+
+def test_learning_rates_are_a_panel_on_request():
+    schedule = luz.callbacks.LRScheduler(torch.optim.lr_scheduler.StepLR, 1, gamma=0.5)
+    model = regression(10, lr=0.8)
+    fitted = model.fit((X, Y), 3, schedule, verbose=False)
+    p = fitted.plot(metrics=["loss", "lr"])
+    loss, rates = p.draw().axes
+    (drawn,) = points(rates).values()
+    assert np.asarray(drawn).tolist() == [[1, 0.8], [2, 0.4], [3, 0.2]]
+    assert len(points(loss)) == 1
+    assert "lr" not in strips(fitted.plot().draw())
+
+
+def test_learning_rates_of_batches_lie_within_the_epochs():
+    schedule = luz.callbacks.LRScheduler(
+        torch.optim.lr_scheduler.ExponentialLR, 0.5, call_on="on_train_batch_end"
+    )
+    options = {"batch_size": 25}
+    fitted = regression(10, lr=1.0).fit(
+        (X, Y), 2, schedule, verbose=False, dataloader_options=options
+    )
+    (axes,) = fitted.plot(metrics=["lr"]).draw().axes
+    (drawn,) = points(axes).values()
+    expected = [[(batch + 1) / 4, 0.5**batch] for batch in range(8)]
+    assert np.asarray(drawn) == pytest.approx(np.asarray(expected))
+
+
+def test_each_optimizer_has_a_line_of_learning_rates():
+    fitted = regression(TwoParts(10), None).fit((X, Y), 2, verbose=False)
+    p = fitted.plot(metrics=["lr"])
+    assert set(p.data["set"]) == {"one", "two"}
+    assert len(points(p.draw().axes[0])) == 2
+
+
+@pytest.mark.parametrize(
+    ("metrics", "kind", "text"),
+    [
+        (["acc"], ValueError, "`metrics` must be some of loss, lr, got"),
+        ([], ValueError, "`metrics` must be some of loss, lr, got"),
+        ("loss", TypeError, "`metrics` must be a list of metrics' names, got 'loss'"),
+        ([1], TypeError, "`metrics` must be a list of metrics' names, got"),
+    ],
+)
+def test_metrics_that_are_not_there_are_refused(metrics, kind, text):
+    with pytest.raises(kind, match=text):
+        fit(epochs=1).plot(metrics=metrics)
 
 
 @pytest.mark.parametrize(

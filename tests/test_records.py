@@ -83,7 +83,7 @@ def test_what_a_callback_logs_is_kept():
         )
     )
     fitted = fit(callbacks=look)
-    assert fitted.records["lr"] == {"train": [0.1, 0.2]}
+    assert fitted.records["lr"] == {"opt": [[0.01], [0.01]], "train": [0.1, 0.2]}
     frame = fitted.get_metrics()
     assert list(frame[frame["metric"] == "extra"]["value"]) == [1, 2]
 

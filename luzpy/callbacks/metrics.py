@@ -10,10 +10,16 @@ import torch
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, internals, where
-from luzpy.core.modules import unwrapped
+from luzpy.core.modules import learning_rates, unwrapped
 from luzpy.ground.errors import LuzError, add_note
 from luzpy.ground.nested import detached, to_device
-from luzpy.ground.records import epochs_done, set_best, set_partial
+from luzpy.ground.records import (
+    epochs_done,
+    forget_rates,
+    set_best,
+    set_epoch_rates,
+    set_partial,
+)
 from luzpy.ground.types import Values
 from luzpy.metrics.loss import LossAverage
 from luzpy.metrics.metric import Metric, disable_sync
@@ -23,6 +29,9 @@ from luzpy.metrics.values import named_values
 @final
 class Metrics(Callback):
     """Accumulates the loss and the metrics, and logs them at the end of every epoch (a default).
+
+    `records["lr"][optimizer][epoch - 1]` are the learning rates, one for each parameter group;
+    where an `LRScheduler` steps by batch, each is the list of those of the epoch's batches.
 
     An epoch that is broken off, by Ctrl-C or `ctx.stop`, is logged too, of the batches that it had.
     `ctx.metrics` holds the run's own copies of the metrics, the loss first.
@@ -47,12 +56,15 @@ class Metrics(Callback):
 
     def on_train_begin(self, ctx: Context) -> None:
         self._begin(ctx, "train")
+        for name in ctx.optimizers:
+            forget_rates(ctx.records, name, ctx.epoch)
 
     def on_train_batch_end(self, ctx: Context) -> None:
         _update(ctx, "train")
 
     def on_train_end(self, ctx: Context) -> None:
         _log(ctx, "train")
+        _log_rates(ctx)
         self._under_way = None
 
     def on_valid_begin(self, ctx: Context) -> None:
@@ -140,6 +152,11 @@ def _log(ctx: Context, split: str) -> None:
             ctx.log_metric(name, value)
 
 
+def _log_rates(ctx: Context) -> None:
+    for name, optimizer in ctx.optimizers.items():
+        set_epoch_rates(ctx.records, name, ctx.epoch, learning_rates(optimizer))
+
+
 def _log_partial(ctx: Context, under_way: str | None) -> None:
     """Log an epoch that was broken off, of the batches that it had."""
     batch = 0 if under_way else ctx.iter
@@ -153,6 +170,7 @@ def _log_partial(ctx: Context, under_way: str | None) -> None:
                 for name, value in computed(ctx, metric).items():
                     ctx.log_metric(name, value)
     if epochs_done(ctx.records) == ctx.epoch:
+        _log_rates(ctx)
         split = under_way or ("train" if ctx.training else "valid")
         set_partial(ctx.records, ctx.epoch, split, batch)
 

@@ -134,6 +134,11 @@ def optimized_parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[nn
     return list(dict.fromkeys(parameter for group in groups for parameter in group["params"]))
 
 
+def learning_rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """The learning rate of each parameter group; none where the optimizer has no such thing."""
+    return [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+
+
 def trained_parameters(ctx: Context) -> list[nn.Parameter]:
     """Everything that gathers gradients: the model's parameters, and what else is optimized."""
     optimized = optimized_parameters(ctx.optimizers.values())

@@ -6,7 +6,7 @@ import math
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from luzpy.ground.nested import is_mapping
+from luzpy.ground.nested import is_mapping, is_sequence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +75,57 @@ def loss_names(records: Records) -> tuple[str, ...]:
 def seconds(records: Records, what: str) -> list[float]:
     """The timings of `"fit"`, `"epoch"`, `"train"` or `"valid"`."""
     return records.get("profile", {}).get(what, [])
+
+
+# `records["lr"][optimizer][epoch - 1]` is a list with an entry for each parameter group: the
+# learning rate of the epoch, or where a schedule goes by batch a list of those of its batches.
+
+
+def add_batch_rates(records: Records, optimizer: str, epoch: int, rates: list[float]) -> None:
+    """Keep the learning rates of a batch, one for each parameter group."""
+    groups = _rates_of(records, optimizer, epoch)
+    groups.extend([] for _ in range(len(rates) - len(groups)))
+    for kept, rate in zip(groups, rates, strict=True):
+        kept.append(rate)
+
+
+def set_epoch_rates(records: Records, optimizer: str, epoch: int, rates: list[float]) -> None:
+    """Keep the learning rates of an epoch, unless those of its batches are kept."""
+    groups = _rates_of(records, optimizer, epoch)
+    if not groups:
+        groups.extend(rates)
+
+
+def forget_rates(records: Records, optimizer: str, epoch: int) -> None:
+    """Forget those of an epoch that begins again."""
+    _rates_of(records, optimizer, epoch).clear()
+
+
+def _rates_of(records: Records, optimizer: str, epoch: int) -> list[Any]:
+    epochs = records.setdefault("lr", {}).setdefault(optimizer, [])
+    while len(epochs) < epoch:
+        epochs.append([])
+    return epochs[epoch - 1]
+
+
+def rates_frame(records: Records) -> pd.DataFrame:
+    """The learning rates as `metrics_frame` gives metrics; those of batches are within the epoch.
+
+    The column set is the optimizer, with the number of the group where it has several.
+    """
+    import pandas as pd
+
+    rows: list[tuple[str, str, float, float]] = []
+    for optimizer, epochs in records.get("lr", {}).items():
+        for epoch, groups in enumerate(epochs, start=1):
+            if not is_sequence(groups):  # what a callback logged
+                continue
+            for number, rates in enumerate(groups, start=1):
+                label = f"{optimizer} {number}" if len(groups) > 1 else optimizer
+                batches = rates if is_sequence(rates) else [rates]
+                for batch, rate in enumerate(batches, start=1):
+                    rows.append((label, "lr", epoch - 1 + batch / len(batches), rate))
+    return pd.DataFrame(rows, columns=["set", "metric", "epoch", "value"])
 
 
 def set_partial(records: Records, epoch: int, set: str, batch: int) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatch
+from itertools import cycle
 from typing import TYPE_CHECKING
+
+from luzpy.core.result import Result
+from luzpy.ground.nested import is_sequence
+from luzpy.ground.records import get_metrics, rates_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
 def plot(
     x: object,
     *,
+    metrics: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     beta: float = 0.9,
     suggest: bool = False,
@@ -22,10 +28,13 @@ def plot(
 ) -> ggplot:
     """Draw a fitted model's training history or a learning rate finder's records.
 
-    Port of R luz's `plot()` methods. The options are those of records; a history has none.
+    Port of R luz's `plot()` methods. `metrics` is an option of a history, the others are
+    those of records.
 
     Args:
         x: A `FittedModule`, `LRRecords`, or a list of `LRRecords` to overlay.
+        metrics: Which metrics to draw, in this order, `"lr"` for the learning rates; by default all
+            metrics.
         labels: A name for each of a list; by default their numbers.
         beta: How much of the past the average keeps, in [0, 1).
         suggest: Whether to mark the suggestion and the range; not for a list.
@@ -43,6 +52,39 @@ def plot(
     )
 
 
+COLOURS = {"train": "#4269d0", "valid": "#e67e22"}
+# For learning rates: one an optimizer and group.
+MORE_COLOURS = ("#3ca951", "#a463f2", "#97bbf5", "#9c6b4e", "#ff8ab7", "#6cc5b0")
+# With more, those of learning rates by batch, points would hide their lines.
+MOST_POINTS = 200
+
+
+def chosen(x: Result, names: Sequence[str] | None) -> pd.DataFrame:
+    """The metrics to draw, in the order of their names; `"lr"` for the learning rates.
+
+    Raises:
+        TypeError: If `names` are no names.
+        ValueError: If there is no such metric; it names those there are.
+    """
+    import pandas as pd
+
+    frame = get_metrics(x)
+    if names is None:
+        return frame
+    if not is_sequence(names) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`metrics` must be a list of metrics' names, got {names!r}.")
+    if "lr" in names and "lr" not in set(frame["metric"]):
+        frame = pd.concat([frame, rates_frame(x.records)])
+    known = list(frame["metric"].unique())
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(
+            f"`metrics` must be some of {', '.join(dict.fromkeys([*known, 'lr']))}, got {names!r}."
+        )
+    frame = frame[frame["metric"].isin(names)]
+    return frame.assign(metric=pd.Categorical(frame["metric"], list(dict.fromkeys(names))))
+
+
 def plot_history(metrics: pd.DataFrame) -> ggplot:
     """A panel a metric, a coloured line a set.
 
@@ -56,6 +98,8 @@ def plot_history(metrics: pd.DataFrame) -> ggplot:
 
     if metrics.empty:
         raise ValueError("`x` must have metrics to plot, got none: not one epoch was completed.")
+    sets = [name for name in metrics["set"].unique() if name not in COLOURS]
+    colours = COLOURS | dict(zip(sets, cycle(MORE_COLOURS), strict=False))
     n_panels = metrics["metric"].nunique()
     columns = min(3, n_panels)
     first, last = (float(epoch) for epoch in metrics["epoch"].agg(["min", "max"]))
@@ -64,10 +108,10 @@ def plot_history(metrics: pd.DataFrame) -> ggplot:
         p += p9.geom_line(size=0.9)
     return (
         p
-        + p9.geom_point(size=1.8)
+        + p9.geom_point(size=1.8 if metrics["epoch"].nunique() <= MOST_POINTS else 0.3)
         + p9.facet_wrap("metric", scales="free_y", ncol=columns)
         + p9.scale_x_continuous(breaks=whole_breaks((first, last)))  # the axis itself goes beyond
-        + p9.scale_colour_manual({"train": "#4269d0", "valid": "#e67e22"})
+        + p9.scale_colour_manual(colours)
         + p9.labs(x="Epoch", y="", colour="")
         + luz_theme()
         + p9.theme(

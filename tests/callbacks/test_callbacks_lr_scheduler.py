@@ -102,6 +102,116 @@ def test_several_optimizers_need_one_of_their_names(name, text):
         )
 
 
+# Which hook, where none is given ------------------------------------------------------------------
+
+ONE_CYCLE = {"max_lr": 0.1, "total_steps": 6}
+CYCLIC = {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 2, "cycle_momentum": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs"), [(lr_scheduler.OneCycleLR, ONE_CYCLE), (lr_scheduler.CyclicLR, CYCLIC)]
+)
+@pytest.mark.parametrize("wrap", [lambda kind: kind, lambda kind: lambda o, **kw: kind(o, **kw)])
+def test_schedules_that_go_by_batch_step_by_batch(kind, kwargs, wrap):
+    callback = LRScheduler(wrap(kind), **kwargs)
+    rates = rates_of(callback, 2)
+    assert rates == {"opt": by_hand(lambda opt: kind(opt, **kwargs), 6)}
+    assert rates_of(callback, 2) == rates
+    assert callback.call_on == "on_train_batch_end"
+
+
+def test_a_function_that_makes_another_steps_by_epoch():
+    rates = rates_of(LRScheduler(lambda opt: lr_scheduler.StepLR(opt, 1)), 2)
+    assert rates["opt"] == pytest.approx([0.5] * 3 + [0.05] * 3)
+
+
+def test_one_cycle_steps_by_epoch_if_told_to():
+    callback = LRScheduler(lr_scheduler.OneCycleLR, **ONE_CYCLE, call_on="on_epoch_end")
+    expected = by_hand(lambda opt: lr_scheduler.OneCycleLR(opt, **ONE_CYCLE), 2)
+    assert rates_of(callback, 2)["opt"] == [expected[0]] * 3 + [expected[1]] * 3
+
+
+# The rates in the records ------------------------------------------------------------------------
+
+
+def records_of(*callbacks, model=None, epochs=2):
+    model = regression(2, lr=0.5) if model is None else model
+    return model.fit(
+        DATA, epochs, list(callbacks), verbose=False, dataloader_options={"batch_size": 4}
+    ).records
+
+
+def test_a_rate_that_stays_is_in_the_records_of_every_epoch():
+    assert records_of()["lr"] == {"opt": [[0.5], [0.5]]}
+
+
+def test_the_rate_of_an_epoch_is_the_one_it_was_trained_with():
+    records = records_of(LRScheduler(lr_scheduler.StepLR, 1, gamma=0.5), epochs=3)
+    assert records["lr"] == {"opt": [[0.5], [0.25], [0.125]]}
+
+
+@pytest.mark.parametrize(
+    ("call_on", "first"),
+    [("on_train_batch_end", 0), ("on_train_batch_after_step", 0), ("on_train_batch_begin", 1)],
+)
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_by_batch_every_rate_of_a_step_is_there(call_on, first):
+    kind = lr_scheduler.ExponentialLR
+    records = records_of(LRScheduler(kind, 0.5, call_on=call_on))
+    rates = [0.5 * 0.5**power for power in range(first, first + 6)]
+    assert records["lr"] == {"opt": [[rates[:3]], [rates[3:]]]}
+
+
+class Groups(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 1)
+
+    def set_optimizers(self, lr):
+        groups = [{"params": [self.weight]}, {"params": [self.bias], "lr": torch.tensor(lr / 2)}]
+        return {"first": torch.optim.SGD(groups, lr), "second": torch.optim.SGD([self.bias], lr)}
+
+
+def test_every_optimizer_and_group_is_in_the_records():
+    model = regression(Groups, None, lr=0.5)
+    schedule = LRScheduler(lr_scheduler.StepLR, 1, gamma=0.5, opt_name="first")
+    assert records_of(schedule, model=model)["lr"] == {
+        "first": [[0.5, 0.25], [0.25, 0.125]],
+        "second": [[0.5], [0.5]],
+    }
+
+
+def test_an_optimizer_without_learning_rates_has_none():
+    class Fixed(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {})
+
+        def step(self, closure=None):
+            return None
+
+    model = luz.setup(lambda: nn.Linear(2, 1), nn.MSELoss(), Fixed)
+    assert records_of(model=model)["lr"] == {"opt": [[], []]}
+
+
+def test_a_run_that_goes_on_in_the_middle_of_an_epoch_has_every_rate_once(tmp_path):
+    def run(fails, name):
+        def fail(ctx):
+            if fails and (ctx.epoch, ctx.iter) == (2, 2):
+                raise RuntimeError("on purpose")
+
+        return records_of(
+            LRScheduler(lr_scheduler.ExponentialLR, 0.5, call_on="on_train_batch_end"),
+            luz.Callback.from_functions(on_train_batch_begin=fail),
+            luz.callbacks.AutoResume(tmp_path / name, every_n_batches=1),
+            model=regression(2, lr=0.5, seed=1),
+        )
+
+    unbroken = run(False, "unbroken.pt")
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(True, "broken.pt")
+    assert run(False, "broken.pt")["lr"] == unbroken["lr"]
+    assert len(unbroken["lr"]["opt"][1][0]) == 3
+
+
 class Spy:
     """A scheduler that notes what it is told."""
 
