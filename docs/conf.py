@@ -81,6 +81,8 @@ napoleon_use_ivar = True  # attributes as a list
 def setup(app):
     def resolve_links(app, docname, source):
         source[0] = pages.page_in_site(source[0])
+        if docname == "index":
+            source[0] = source[0].replace("<!-- figures -->", pages.figures(ROOT))
 
     app.connect("source-read", resolve_links)
 

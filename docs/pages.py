@@ -43,6 +43,7 @@ GUIDES = (
         "Several initial weights, validation data, batch sizes: what a curve is worth.",
     ),
     Card("checkpoints", "Keep the best weights, and go on where a killed run was."),
+    Card("notebook-to-cluster", "One program that grows: found, fitted, killed, shared, saved."),
     Card("data", "Tensors, arrays, frames, datasets, streams: what `fit` takes."),
     Card("metrics", "luzpy's, torchmetrics', a function, or a class of your own."),
     Card("scikit-learn", "A network in pipelines, grids and cross-validation."),
@@ -98,6 +99,39 @@ def page_in_site(text: str) -> str:
     """The links of a page in `docs` to vignettes, as links within the site."""
     return re.sub(
         r"\]\(((?:\.\./)*)\.\./vignettes/([\w-]+)\.md(?=[)#])", r"](\1vignettes/\2.ipynb", text
+    )
+
+
+def figures(root: Path) -> str:
+    """Three measured figures, as cards that lead to how they were measured."""
+    costs = (root / "docs" / "step-cost.md").read_text()
+    table = costs[costs.index("<!-- contestants: begin -->") :].split("\n\n")[1]
+    rows = dict(re.findall(r"^\| \**(.+?)\** \| ([\d.]+) \(", table, re.M))
+    kills, lost = re.search(
+        r"^(\d+) kills, (\d+) failures", (root / "docs" / "reliability.md").read_text(), re.M
+    ).groups()
+    reported = (root / "benchmarks" / "README.md").read_text()
+    regret = re.search(r"\*\*luzpy descent\*\* .*?\| ([\d.]+) \|", reported).group(1)
+    cards = [
+        (
+            f"{rows['luzpy']} times a bare step",
+            "step-cost",
+            f"A small step of `fit`, with bar and metric. fastai: {rows['fastai']}, Lightning: "
+            f"{rows['Lightning']}.",
+        ),
+        (f"{kills} kills, {lost} lost", "reliability", "Every run ended bit for bit as unbroken."),
+        (
+            f"{100 * float(regret):.1f} % from the best rate",
+            "vignettes/lr-finder-reliability",
+            "The median suggestion of the learning rate finder, on tasks that it was not tuned on.",
+        ),
+    ]
+    boxes = [
+        f":::{{grid-item-card}} {title}\n:link: {page}\n:link-type: doc\n\n{text}\n:::"
+        for title, page, text in cards
+    ]
+    return "\n\n".join(
+        ["::::{grid} 1 1 3 3\n:gutter: 3\n:class-container: figures", *boxes, "::::"]
     )
 
 

@@ -321,3 +321,10 @@ def test_the_pages_that_llms_txt_names_are_there(site):
     links = re.findall(r"\]\(([^)]+)\)", (site / "llms.txt").read_text())
     assert len(links) > 20
     assert [link for link in links if not (site / link).exists()] == []
+
+
+def test_the_first_page_has_figures_that_were_measured(site):
+    page = (site / "index.html").read_text()
+    kills = re.search(r"^(\d+) kills", (ROOT / "docs" / "reliability.md").read_text(), re.M)[1]
+    assert f"{kills} kills, 0 lost" in page
+    assert "times a bare step" in page
