@@ -8,6 +8,9 @@ from pathlib import Path
 import execution
 import pytest
 
+# They hold no doctests, and all have one name.
+collect_ignore_glob = ["*conftest.py"]
+
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 

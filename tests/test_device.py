@@ -26,10 +26,8 @@ def test_cpu_is_always_there():
 
 def test_the_best_device_is_chosen():
     expected = "cpu"
-    if torch.cuda.is_available():
-        expected = "cuda"
-    elif torch.backends.mps.is_available():
-        expected = "mps"
+    if torch.accelerator.is_available():
+        expected = torch.accelerator.current_accelerator().type
     assert luz.Accelerator().device.type == expected
 
 
@@ -54,6 +52,36 @@ def test_a_cuda_index_that_is_not_there(index):
 def test_a_cuda_index_that_is_no_whole_number(index):
     with pytest.raises(TypeError, match=rf"`cuda_index` must be .*, got {index!r}\."):
         luz.Accelerator(cuda_index=index)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0", CPU])
+def test_a_device_is_chosen_by_its_name(name):
+    assert luz.Accelerator(device=name).device == CPU
+
+
+@pytest.mark.parametrize("name", ["hpu:7", "meta", "nonsense", torch.device("xla", 3)])
+def test_a_device_that_is_not_there(name):
+    with pytest.raises(ValueError, match=rf"`device` must be one of .*cpu, got '{name}'\."):
+        luz.Accelerator(device=name)
+
+
+@pytest.mark.parametrize("name", [0, True, b"cpu"])
+def test_a_device_that_is_no_name(name):
+    with pytest.raises(TypeError, match=rf"`device` must be a torch.device, .*, got {name!r}\."):
+        luz.Accelerator(device=name)
+
+
+def test_one_device_is_chosen_in_one_way():
+    with pytest.raises(ValueError, match=r"`device` must be None with cpu=True, got 'cpu'\."):
+        luz.Accelerator(cpu=True, device="cpu")
+    with pytest.raises(ValueError, match=r"`device` must be None with distributed=True, got 'cpu'"):
+        luz.Accelerator(device="cpu", distributed=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_index_and_a_device_exclude_each_other():
+    with pytest.raises(ValueError, match=r"`device` must be None with cuda_index=0, got 'cpu'\."):
+        luz.Accelerator(cuda_index=0, device="cpu")
 
 
 def test_the_model_is_moved():

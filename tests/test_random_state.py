@@ -122,3 +122,21 @@ def test_the_generators_of_a_loader_each_once():
     assert held(DataLoader(rows, batch_sampler=batched)) == [id(inner)]
     assert held(DataLoader(rows, 2, shuffle=True)) == []
     assert held([1, 2]) == []
+
+
+def test_a_state_of_luzpy_0_1_is_read():
+    state = RandomState.current()
+    fields = state.to_primitives()
+    del fields["torch_devices"]
+    expected = draws()
+    of_cuda, of_mps = torch.arange(3), torch.arange(4)
+    for cuda, mps, devices in (
+        ([], None, {}),
+        ([of_cuda], None, {"cuda": [of_cuda]}),
+        ([], of_mps, {"mps": [of_mps]}),
+    ):
+        read = RandomState.from_primitives({**fields, "torch_cuda": cuda, "torch_mps": mps})
+        assert read.torch_devices == devices
+    read = RandomState.from_primitives({**fields, "torch_cuda": [], "torch_mps": None})
+    read.restore()
+    assert draws() == expected

@@ -9,6 +9,7 @@ import torch
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
+from luzpy.ground.devices import has_streams
 from luzpy.ground.nested import is_mapping
 
 # Where a device cannot say whether a copy has arrived, it is waited for once in so many batches.
@@ -19,11 +20,11 @@ LOOK_EVERY = 10
 class StopOnNaN(Callback):
     """Ends the run when a training loss is NaN or infinite; `fitted.stopped` is `"not finite"`.
 
-    On a CPU the run ends after the batch whose loss it is. A GPU is not waited for: its answer is
-    looked at when it has arrived, as a rule a batch or two later (on devices other than CUDA, every
-    10 batches), and at the end of the epoch. The weights are those after the last batch;
-    `KeepBestModel` puts back those of the best epoch. Validation is not watched, and a step that
-    `MixedPrecision` skips is not a loss that is not finite.
+    On a CPU the run ends after the batch whose loss it is. An accelerator is not waited for: its
+    answer is looked at when it has arrived, as a rule a batch or two later (on devices with one
+    stream only, such as MPS, every 10 batches), and at the end of the epoch. The weights are those
+    after the last batch; `KeepBestModel` puts back those of the best epoch. Validation is not
+    watched, and a step that `MixedPrecision` skips is not a loss that is not finite.
 
     Examples:
         >>> import luzpy as luz
@@ -51,7 +52,7 @@ class StopOnNaN(Callback):
             self._stop_if(ctx, wrong)
             return
         self._wrong = wrong if self._wrong is None else self._wrong | wrong
-        if wrong.is_cuda:
+        if has_streams(wrong.device):
             self._look_without_waiting(ctx)
         elif ctx.iter % LOOK_EVERY == 0:
             self._stop_if(ctx, self._wrong)
@@ -72,10 +73,11 @@ class StopOnNaN(Callback):
             if not self._arrived.query():
                 return
             self._stop_if(ctx, self._copy)
+        device = self._wrong.device
         self._copy = torch.empty((), dtype=torch.bool, pin_memory=True)
         self._copy.copy_(self._wrong, non_blocking=True)
-        self._arrived = torch.cuda.Event()
-        self._arrived.record()
+        self._arrived = torch.Event(device)
+        self._arrived.record(torch.accelerator.current_stream(device))
 
     def _stop_if(self, ctx: Context, wrong: torch.Tensor) -> None:
         if wrong.item():

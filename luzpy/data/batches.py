@@ -104,7 +104,7 @@ def _gather_plan(loader: Iterable[Batch]) -> Callable[[], Iterator[Batch]] | Non
         or type(own) is not BatchSampler
         or (own.sampler, own.batch_size, own.drop_last)
         != (loader.sampler, loader.batch_size, loader.drop_last)
-        or (loader.pin_memory and torch.cuda.is_available())
+        or (loader.pin_memory and torch.accelerator.is_available())
     ):
         return None
     source = _tensors_of(loader.dataset)
@@ -185,6 +185,8 @@ def _chunks(
         generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
         order = torch.randperm(n_rows, generator=generator)
         rows = order if rows is None else rows[order]
+    if rows is not None:  # once, not chunk by chunk; nearly always all tensors are on one device
+        rows = rows.to(tensors[0].device)
     flat = isinstance(structure, list)
     for start in range(0, end, chunk):
         stop = min(start + chunk, end)

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from luzpy.data.dataset import InMemoryDataset, as_dataset, is_in_memory, length_of
+from luzpy.ground.devices import free_memory
 from luzpy.ground.nested import tensors_in, to_device
 from luzpy.ground.types import Data, Loader, Rows
 
@@ -57,14 +58,14 @@ def as_dataloader(x: Data, **options: Any) -> Loader:
         raise kind(f"`dataloader_options` must be arguments of torch's DataLoader: {err}") from err
 
 
-# Data that takes at most this share of a GPU's free memory are moved there once.
+# Data that takes at most this share of an accelerator's free memory are moved there once.
 RESIDENT_SHARE = 0.5
 # With these options a batch is slices of the tensors, wherever they are.
 _PLAIN_OPTIONS = {"batch_size", "shuffle", "drop_last"}
 
 
 def resident(data: Data, device: torch.device, options: Options | None, *, name: str) -> Data:
-    """In-memory data on the GPU of a run, if they fit: no batch has to be copied there any more.
+    """In-memory data on the accelerator of a run, if they fit: no batch is copied there any more.
 
     Args:
         data: What the user gave.
@@ -75,10 +76,10 @@ def resident(data: Data, device: torch.device, options: Options | None, *, name:
     Returns:
         A dataset on the device; `data` itself where they stay.
     """
-    if device.type != "cuda" or not is_in_memory(data) or not {*(options or {})} <= _PLAIN_OPTIONS:
+    if device.type == "cpu" or not is_in_memory(data) or not {*(options or {})} <= _PLAIN_OPTIONS:
         return data
-    free, _ = torch.cuda.mem_get_info(device)
-    return moved_if_small(as_dataset(data, name=name), device, RESIDENT_SHARE * free)
+    share = RESIDENT_SHARE * free_memory(device)
+    return moved_if_small(as_dataset(data, name=name), device, share)
 
 
 def moved_if_small(dataset: Rows, device: torch.device, most_bytes: float) -> Rows:

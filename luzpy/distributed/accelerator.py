@@ -27,8 +27,9 @@ from luzpy.distributed.sharding import ShardedLoader
 from luzpy.distributed.shared_metric import SharedMetric
 from luzpy.distributed.stop_sync import StopSync
 from luzpy.ground.arguments import check_count, check_flag, is_whole
+from luzpy.ground.devices import CPU, CopyStream, default_device, find_device, has_streams
 from luzpy.ground.errors import LuzError
-from luzpy.ground.nested import tensors_in, to_device
+from luzpy.ground.nested import to_device
 from luzpy.ground.random_state import RandomState
 from luzpy.ground.types import Batch, Loader
 from luzpy.metrics.metric import Metric
@@ -41,7 +42,9 @@ PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Accelerator:
-    """Where a run takes place: CUDA when there is one, else Apple's MPS, else the CPU.
+    """Where a run takes place: the accelerator that torch sees, else the CPU.
+
+    CUDA, ROCm, Apple's MPS, Intel's XPU or another one: whatever `torch.accelerator` knows.
 
     Port of R luz's `accelerator()`. Several processes, each with a device of its own, train one
     model together when `torchrun` or `accelerate launch` has started them: by Hugging Face
@@ -53,6 +56,7 @@ class Accelerator:
             the user put it, and batches are moved to where its first parameter lies.
         cpu: `True` to stay on the CPU whatever else is there.
         cuda_index: Which CUDA device, counted from 0; the current one if `None`.
+        device: Which device, as torch names it, such as `"xpu:1"`.
         distributed: `True` to train together with the other processes that were launched; where
             there are none, nothing changes. `False` to train alone though there are others.
         mixed_precision: `"fp16"` or `"bf16"`: as the callback `MixedPrecision` of that dtype.
@@ -82,6 +86,7 @@ class Accelerator:
         cpu: bool = False,
         cuda_index: int | None = None,
         *,
+        device: torch.device | str | None = None,
         distributed: bool | None = None,
         mixed_precision: str | None = None,
         accumulate: int = 1,
@@ -95,11 +100,15 @@ class Accelerator:
                 f"`cuda_index` must be the index of one of the {torch.cuda.device_count()} CUDA "
                 f"devices here, or None, got {cuda_index!r}."
             )
-        if cuda_index is not None and distributed:
-            raise ValueError(
-                f"`cuda_index` must be None with distributed=True, got {cuda_index!r}: each "
-                "process has the device that its launcher gives it."
-            )
+        for name, given in (("cuda_index", cuda_index), ("device", device)):
+            if given is not None and distributed:
+                raise ValueError(
+                    f"`{name}` must be None with distributed=True, got {given!r}: each process has "
+                    "the device that its launcher gives it."
+                )
+        if device is not None and (cpu or cuda_index is not None):
+            other = "cpu=True" if cpu else f"cuda_index={cuda_index}"
+            raise ValueError(f"`device` must be None with {other}, got {device!r}.")
         if mixed_precision is not None and mixed_precision not in PRECISIONS:
             raise ValueError(
                 f"`mixed_precision` must be 'fp16', 'bf16', 'no' or None, got {mixed_precision!r}."
@@ -107,13 +116,13 @@ class Accelerator:
         self.device_placement = device_placement
         self.accumulate = accumulate
         self.dtype: torch.dtype | None = PRECISIONS[mixed_precision or "no"]
-        self._copies: torch.cuda.Stream | None = None
+        self._copies: CopyStream | None = None
         self._group: ProcessGroup = SingleProcess()
         if distributed is None:
             require_launch_is_meant()
         accelerate = new_accelerate(cpu) if distributed else None
         if accelerate is None or launched_size() == 1:
-            self.device: torch.device = _choose_device(cpu, cuda_index)
+            self.device: torch.device = _choose_device(cpu, cuda_index, device)
             return
         check_accelerate(accelerate)
         if accelerate.num_processes != launched_size():
@@ -254,22 +263,15 @@ class Accelerator:
     def prepare_batch(self, batch: Batch, device: torch.device | None = None) -> Batch:
         """Move every tensor of `batch`, nested at will, to the device.
 
-        To a CUDA device they are copied from pinned memory on a stream of their own: while the
-        device computes one batch, the next is on its way.
+        To an accelerator they are copied from pinned memory on a stream of their own: while it
+        computes one batch, the next is on its way.
         """
         device = device or self.device
-        if device.type != "cuda" or all(tensor.is_cuda for tensor in tensors_in(batch)):
+        if not has_streams(device):
             return to_device(batch, device)
-        if self._copies is None:
-            self._copies = torch.cuda.Stream(device)
-        with torch.cuda.stream(self._copies):
-            moved = to_device(batch, device, pin=True)
-        now = torch.cuda.current_stream(device)
-        now.wait_stream(self._copies)
-        for tensor in tensors_in(moved):
-            if tensor.is_cuda:  # its memory is not to be used again before this batch is done
-                tensor.record_stream(now)
-        return moved
+        if self._copies is None or self._copies.device != device:
+            self._copies = CopyStream(device)
+        return self._copies.to_device(batch)
 
     def share_random_state(self) -> None:
         """Let every process draw what the main one draws: the rows held out, the weights."""
@@ -348,9 +350,11 @@ def check_accelerator(accelerator: object) -> Accelerator:
     return accelerator
 
 
-def _choose_device(cpu: bool, cuda_index: int | None) -> torch.device:
-    if not cpu and torch.cuda.is_available():
-        index = torch.cuda.current_device() if cuda_index is None else cuda_index
-        return torch.device("cuda", index)
-    has_mps = not cpu and torch.backends.mps.is_available()
-    return torch.device("mps" if has_mps else "cpu")
+def _choose_device(
+    cpu: bool, cuda_index: int | None, device: torch.device | str | None
+) -> torch.device:
+    if cpu:
+        return CPU
+    if cuda_index is not None:
+        return torch.device("cuda", cuda_index)
+    return default_device() if device is None else find_device(device)

@@ -111,7 +111,8 @@ def lr_finder(
     with preserved_random_state():
         accelerator.share_random_state()
         first = prepare_model(spec, accelerator)
-        loader, held_out = prepare_data(data, valid_data, options, accelerator.device_of(first))
+        device = accelerator.device_of(first)
+        loader, held_out = prepare_data(data, valid_data, options, device)
         n_rungs = _steps_of_epoch(loader, accelerator) if steps is None else steps
         if n_rungs is None:
             raise ValueError("`steps` must be given for data of unknown length, got None.")
@@ -123,7 +124,7 @@ def lr_finder(
             swept, reason = Runs(
                 spec=spec,
                 loader=loader,
-                valid_data=_fixed_batches(spec.seed, held_out, valid_batches),
+                valid_data=_fixed_batches(spec.seed, held_out, valid_batches, device),
                 rates=rates,
                 stop_div=stop_div,
                 opt_name=opt_name,
@@ -153,8 +154,10 @@ def _steps_of_epoch(loader: Loader, accelerator: Accelerator) -> int | None:
     return None if length_of(own) is None else getattr(own, "n_steps", len(own))
 
 
-def _fixed_batches(seed: int, loader: Loader | None, count: int | None) -> Data:
-    """The batches to validate on at every rung: `count` of the loader's, or all of them."""
+def _fixed_batches(
+    seed: int, loader: Loader | None, count: int | None, device: torch.device
+) -> Data:
+    """What to validate on at every rung: `count` batches, on the device, or all of the loader."""
     if loader is None or count is None:
         return loader
     total = length_of(loader)
@@ -169,7 +172,7 @@ def _fixed_batches(seed: int, loader: Loader | None, count: int | None) -> Data:
     try:
         for index, batch in enumerate(batches(loader)):
             if index in wanted:
-                kept.append(to_device(batch, torch.device("cpu")))
+                kept.append(to_device(batch, device))
             if index == last:
                 break
     except Exception as err:

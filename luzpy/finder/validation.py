@@ -11,6 +11,7 @@ from luzpy.core.context import Context, Internals, internals
 from luzpy.core.hooks import HookOwner
 from luzpy.core.loop import validate
 from luzpy.core.modules import bound, in_eval_mode
+from luzpy.ground.devices import widest_float
 from luzpy.ground.random_state import preserved_random_state
 from luzpy.ground.types import Data
 
@@ -29,9 +30,7 @@ def validation_loss(
     seen: list[tuple[torch.Tensor, int]] = []
 
     def add_batch(validation: Context) -> None:
-        loss = loss_of(validation)
-        if validation.device.type != "mps":
-            loss = loss.double()
+        loss = loss_of(validation).to(widest_float(validation.device))
         rows = internals(validation).n_rows
         seen.append((loss * rows, rows))
 

@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 import torch
 
+from luzpy.ground.devices import random_states, set_random_states
 from luzpy.ground.nested import is_mapping, is_sequence
 from luzpy.ground.primitives import from_primitives, to_primitives
 from luzpy.ground.types import Array, Primitive, Values
@@ -38,8 +39,7 @@ class RandomState:
     python: _PythonState
     numpy: Values
     torch_cpu: torch.Tensor
-    torch_cuda: list[torch.Tensor]
-    torch_mps: torch.Tensor | None
+    torch_devices: dict[str, list[torch.Tensor]]
 
     @classmethod
     def current(cls) -> RandomState:
@@ -48,8 +48,7 @@ class RandomState:
             python=random.getstate(),
             numpy=dict(np.random.get_state(legacy=False)),
             torch_cpu=torch.get_rng_state(),
-            torch_cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            torch_mps=torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+            torch_devices=random_states(),
         )
 
     def restore(self) -> None:
@@ -57,13 +56,7 @@ class RandomState:
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch_cpu)
-        # A state from a file may come from a machine with other devices.
-        if torch.cuda.is_available():
-            states = self.torch_cuda[: torch.cuda.device_count()]
-            for device, state in enumerate(states):
-                torch.cuda.set_rng_state(state, device)
-        if self.torch_mps is not None and torch.backends.mps.is_available():
-            torch.mps.set_rng_state(self.torch_mps)
+        set_random_states(self.torch_devices)  # a file may come from a machine with others
 
     def to_primitives(self) -> Values:
         """Tensors and primitive values, for a file."""
@@ -75,6 +68,11 @@ class RandomState:
         """What `to_primitives` gave."""
         fields: Values = from_primitives(state)
         fields["python"] = _unpacked(fields["python"])
+        if "torch_devices" not in fields:  # luzpy 0.1.0 knew CUDA and MPS
+            of_cuda, of_mps = fields.pop("torch_cuda"), fields.pop("torch_mps")
+            fields["torch_devices"] = {"cuda": of_cuda} if of_cuda else {}
+            if of_mps is not None:
+                fields["torch_devices"]["mps"] = [of_mps]
         return cls(**fields)
 
 

@@ -9,6 +9,7 @@ from typing import Self, final
 import torch
 
 from luzpy.ground.arguments import check_choice, check_count, check_flag
+from luzpy.ground.devices import widest_float
 from luzpy.metrics.metric import Metric
 from luzpy.metrics.shapes import ROUNDING, aligned
 
@@ -75,8 +76,13 @@ class _AUROC(Metric):
         """The areas of the columns, or of all as one, and how many rows are of each class."""
         columns = 1 if pooled else self.columns or 1
         outside, unknown, missing = False, False, True  # before the first batch
+        counts: torch.Tensor | None = None
         if isinstance(self.faults, torch.Tensor):
-            outside, unknown, missing = map(bool, self.faults.cpu())
+            found = self.faults
+            if isinstance(self.counts, torch.Tensor):  # together: a device is waited for once
+                found = torch.cat((found.long(), self.counts.flatten())).cpu()
+                counts = found[3:].reshape(self.counts.shape)
+            outside, unknown, missing = map(bool, found[:3].cpu())
         if outside:
             raise ValueError(
                 "`preds` must be probabilities in [0, 1], got others: are they logits? Then say "
@@ -89,9 +95,9 @@ class _AUROC(Metric):
             )
         if missing:
             return torch.full((columns,), math.nan), torch.ones(columns)
-        if isinstance(self.counts, torch.Tensor):
-            counts = self.counts.sum(0, keepdim=True) if pooled else self.counts
-            others, own = counts.cpu().double().unbind(1)
+        if counts is not None:
+            counts = counts.sum(0, keepdim=True) if pooled else counts
+            others, own = counts.double().unbind(1)
             # Of all pairs those where the row of the class lies higher; in one interval: half.
             pairs = (own * (others.cumsum(1) - others / 2)).sum(1)
             return pairs / (own.sum(1) * others.sum(1)), own.sum(1)
@@ -231,7 +237,7 @@ def _exact_area(scores: torch.Tensor, positive: torch.Tensor) -> float:
 
     if positive.all() or not positive.any():
         return math.nan
-    if scores.is_mps:  # it has no double precision
+    if widest_float(scores.device) != torch.float64:
         scores, positive = scores.cpu(), positive.cpu()
     # torchmetrics takes a sigmoid of what lies outside [0, 1], which may join or part scores.
     ranks = torch.searchsorted(scores.sort().values, scores.contiguous()).double() / len(scores)

@@ -7,6 +7,7 @@ from typing import Self, final
 
 import torch
 
+from luzpy.ground.devices import widest_float
 from luzpy.ground.nested import is_mapping
 from luzpy.ground.types import Batch
 from luzpy.metrics.metric import Metric
@@ -113,7 +114,7 @@ class LossAverage(Metric):
         if not rows:
             return self.totals[name]
         losses = torch.stack(parts)
-        dtype = torch.float32 if losses.is_mps else torch.float64
+        dtype = widest_float(losses.device)
         if rows.count(rows[0]) == len(rows):  # all but an epoch's last: nothing goes to a GPU
             total = losses.sum(dtype=dtype) * rows[0]
         else:

@@ -9,6 +9,7 @@ from typing import Self
 
 import torch
 
+from luzpy.ground.devices import widest_float
 from luzpy.metrics.metric import Metric
 from luzpy.metrics.shapes import aligned
 
@@ -60,7 +61,7 @@ class _MeanError(Metric):
         if not self.recent:
             return self.total
         recent = torch.stack(self.recent)
-        return self.total + recent.sum(dtype=None if recent.is_mps else torch.float64)
+        return self.total + recent.sum(dtype=widest_float(recent.device))
 
 
 class MAE(_MeanError):

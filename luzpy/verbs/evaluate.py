@@ -16,7 +16,7 @@ from luzpy.core.loop import validate
 from luzpy.core.loss import build_loss
 from luzpy.core.modules import bound, in_eval_mode
 from luzpy.core.result import Result, check_fitted
-from luzpy.data.loader import Options, eval_loader
+from luzpy.data.loader import Options, eval_loader, resident
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.records import Records, epoch_metrics, get_metrics, metrics_frame
 from luzpy.ground.types import Data
@@ -106,9 +106,9 @@ def evaluate(
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults(EVALUATE_DEFAULTS, callbacks, accelerator)
     options = check_options(dataloader_options, batch_size, data)
-    loader = eval_loader(data, options, name="data")
+    device = accelerator.device_of(fitted.model)
+    loader = eval_loader(resident(data, device, options, name="data"), options, name="data")
     model = accelerator.prepare_model(fitted.model)
-    device = accelerator.device_of(model)
     ctx = Context(
         verbose=check_verbose(verbose) and accelerator.is_main,
         accelerator=accelerator,

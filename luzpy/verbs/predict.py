@@ -12,7 +12,7 @@ from luzpy.core.callback import Callback
 from luzpy.core.context import Context
 from luzpy.core.modules import in_eval_mode, unwrapped
 from luzpy.core.result import Result, check_fitted
-from luzpy.data.loader import Options, eval_loader
+from luzpy.data.loader import Options, eval_loader, resident
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.arguments import check_flag
 from luzpy.ground.nested import is_mapping, is_sequence, to_device
@@ -65,13 +65,15 @@ def predict(
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults((Progress,), callbacks, accelerator)
     options = check_options(dataloader_options, batch_size, newdata)
-    loader = eval_loader(newdata, options, name="newdata")
+    device = accelerator.device_of(fitted.model)
+    rows = resident(newdata, device, options, name="newdata")
+    loader = eval_loader(rows, options, name="newdata")
     loader = accelerator.prepare_loader(loader, name="newdata")
     model = accelerator.prepare_model(fitted.model)
     ctx = Context(
         verbose=check_verbose(verbose) and accelerator.is_main,
         accelerator=accelerator,
-        device=accelerator.device_of(model),
+        device=device,
         model=model,
         data=loader,
         training=False,
