@@ -206,7 +206,7 @@ def test_records_are_plain_dicts_and_lists(valid_data):
     fitted = fit(specification(metrics=luz.metrics.MAE()), epochs=3, valid_data=valid_data)
     n_valid = 0 if valid_data is None else 3
     metrics, profile = fitted.records["metrics"], fitted.records["profile"]
-    assert set(fitted.records) == {"metrics", "profile"}
+    assert set(fitted.records) == {"metrics", "profile", "lr"}
     assert {name: len(rows) for name, rows in metrics.items()} == {"train": 3, "valid": n_valid}
     assert all(type(row) is dict for rows in metrics.values() for row in rows)
     assert all(list(row) == ["loss", "mae"] for rows in metrics.values() for row in rows)
