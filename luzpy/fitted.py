@@ -16,6 +16,7 @@ from luzpy.files.saving import save
 from luzpy.ground.records import get_metrics, restored_epoch
 from luzpy.verbs.display import best_lines, result_lines, stop_line, time_lines
 from luzpy.verbs.evaluate import evaluate
+from luzpy.verbs.fit import fit
 from luzpy.verbs.plot import chosen, plot, plot_history
 from luzpy.verbs.predict import predict
 
@@ -38,10 +39,13 @@ class FittedModule(Result):
         opt_hparams: The optimizer's hyperparameters.
         stopped: How training ended: `"completed"`, `"early stopping"`, `"interrupted"`, or the
             reason given to `ctx.stop`.
+        optimizer_states: What the optimizers have gathered, from which `fit` goes on; None if the
+            file that it was loaded from does not hold it.
     """
 
     spec: Any = attrs.field(default=attrs.Factory(_spec_of_model, takes_self=True))
 
+    fit = fit
     evaluate = evaluate
     get_metrics = get_metrics
     predict = predict
@@ -136,7 +140,7 @@ def load(
         path: What `save` wrote.
         module: The module's class, a function that makes it, or the module itself; or a
             `LuzModule`, which also brings the loss, the optimizer and the metrics that `evaluate`
-            needs.
+            and `fit`, to train further, need.
         trusted: Whether to unpickle a file that holds more than tensors and plain values, to
             import its class, and to build it whatever its size. It can run any code: use it only
             for files of your own.

@@ -242,6 +242,12 @@ def test_an_argument_that_the_optimizer_does_not_know_is_an_error():
         fit(sgd_model(nn.Linear(3, 1)).set_opt_hparams(speed=1))
 
 
+@pytest.mark.parametrize(("lr", "error"), [("fast", TypeError), (-1, ValueError)])
+def test_an_argument_that_the_optimizer_cannot_use_is_named(lr, error):
+    with pytest.raises(error, match=f"`opt_hparams` must be arguments of SGD, got lr={lr!r}"):
+        fit(sgd_model(nn.Linear(3, 1)).set_opt_hparams(lr=lr))
+
+
 # The loss
 
 

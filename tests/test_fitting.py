@@ -134,6 +134,80 @@ def test_two_fits_from_one_random_state_are_bit_identical():
     assert not same(first, other)
 
 
+class Noisy(torch.utils.data.Dataset):
+    """Rows with noise, drawn where they are made."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, index):
+        noise = torch.randn(10) + np.random.rand() + random.random()
+        return X[index] + noise, Y[index]
+
+
+def dropping():
+    return nn.Sequential(nn.Linear(10, 8), nn.Dropout(), nn.Linear(8, 1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_seed_makes_a_fit_repeatable_and_leaves_the_global_state_alone(workers):
+    model = specification(dropping, seed=3)
+    options = {"num_workers": workers}
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(results))
+        before = random_state()
+        results.append(fit(model, Noisy(), seed=seed, dataloader_options=options))
+        assert random_state() == before
+    first, again, other = (states(fitted.model) for fitted in results)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_a_seed_is_what_torch_draws_from_after_manual_seed():
+    model = specification(dropping, seed=3)
+    seeded = fit(model, seed=7)
+    torch.manual_seed(7)
+    assert same(states(seeded.model), states(fit(model).model))
+
+
+def test_a_failed_fit_with_a_seed_leaves_the_global_state_alone():
+    def fail(ctx):
+        raise KeyError("of a callback")
+
+    model = specification()
+    before = random_state()
+    with pytest.raises(KeyError):
+        fit(model, seed=1, callbacks=luz.Callback.from_functions(on_epoch_end=fail))
+    assert random_state() == before
+
+
+def test_a_killed_run_with_a_seed_ends_as_one_that_was_not(tmp_path):
+    model = specification(dropping, seed=3)
+    resume = luz.callbacks.AutoResume(tmp_path / "state.pt")
+    whole = fit(model, epochs=3, seed=5)
+
+    def stop(ctx):
+        if ctx.epoch == 2 and ctx.iter == 2:
+            ctx.stop("killed")
+
+    killer = luz.Callback.from_functions(on_train_batch_end=stop)
+    fit(model, epochs=3, seed=5, callbacks=[killer, resume])
+    before = random_state()
+    again = fit(model, epochs=3, seed=5, callbacks=[resume])
+    assert random_state() == before
+    assert same(states(whole.model), states(again.model))
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"),
+    [(-1, ValueError), (2**63, ValueError), (1.5, TypeError), (True, TypeError)],
+)
+def test_a_seed_is_a_whole_number(seed, error):
+    with pytest.raises(error, match=f"`seed` must be .* got {seed}"):
+        fit(seed=seed)
+
+
 def test_module_instance_is_never_changed():
     module = nn.Sequential(nn.Linear(10, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     module[1].eval()

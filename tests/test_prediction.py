@@ -167,6 +167,26 @@ def test_the_modules_own_predict_is_used():
     assert torch.equal(fitted.predict(X), direct(fitted).argmax(1))
 
 
+class Thresholded(nn.Linear):
+    def predict(self, input, threshold=0.0, *, scale=1):
+        return (self(input) * scale > threshold).float()
+
+
+def test_further_arguments_go_to_the_modules_own_predict():
+    fitted = fit(Thresholded, in_features=10, out_features=1)
+    expected = (direct(fitted) * 2 > 0.7).float()
+    assert torch.equal(fitted.predict(X, threshold=0.7, scale=2), expected)
+    assert torch.equal(luz.predict(fitted, X, stack=True, threshold=0.7, scale=2), expected)
+
+
+def test_further_arguments_that_nobody_takes_are_an_error(linear):
+    with pytest.raises(TypeError, match=r"`threshold` is no argument of .* Linear has no method"):
+        linear.predict(X, threshold=0.5)
+    fitted = fit(Thresholded, in_features=10, out_features=1)
+    with pytest.raises(TypeError, match=r"`predict` of Thresholded must take .* got scal=3"):
+        fitted.predict(X, scal=3)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_models_modes_are_restored(fails):
     def look(ctx):

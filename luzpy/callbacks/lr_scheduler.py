@@ -26,6 +26,9 @@ GO_BY_BATCH = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.Cyc
 class LRScheduler(Callback):
     """Steps one of torch's learning rate schedulers. Port of R luz's `luz_callback_lr_scheduler()`.
 
+    Where a fitted model is trained further, the schedule begins afresh, from the learning rate of
+    the specification.
+
     Args:
         lr_scheduler: A class from `torch.optim.lr_scheduler`, or any function that makes a
             scheduler from an optimizer. The learning rates are in `records["lr"]`; see `Metrics`.

@@ -39,7 +39,7 @@ def build_model(spec: Spec[Result], hparams: Mapping[str, object], run: int = 0)
     with preserved_random_state():
         seed_all(spec.seed + run)
         if isinstance(spec.module, nn.Module):
-            model = _copied(spec.module)
+            model = copied(spec.module)
             if spec.reinitialize or run:
                 reset_parameters(model)
             return model
@@ -49,10 +49,10 @@ def build_model(spec: Spec[Result], hparams: Mapping[str, object], run: int = 0)
         if not isinstance(model, nn.Module):
             raise TypeError(f"`module` must make an nn.Module, got {type(model).__name__}.")
         # A function may hand out one and the same module; a class cannot.
-        return model if isinstance(spec.module, type) else _copied(model)
+        return model if isinstance(spec.module, type) else copied(model)
 
 
-def _copied(module: nn.Module) -> nn.Module:
+def copied(module: nn.Module) -> nn.Module:
     """A copy of `module`; where torch copies less than all, a warning says so."""
     if any(getattr(part, "_compiled_call_impl", None) for _, part in named_parts(module)):
         warnings.warn(
@@ -123,10 +123,11 @@ def build_optimizers(
         _check_arguments("opt_hparams", maker, (parameters,), opt_hparams)
         try:
             made = maker(parameters, **opt_hparams)
-        except ValueError as err:  # as torch's optimizers say that a number is out of bounds
-            raise ValueError(
-                f"`opt_hparams` must be arguments of {_name(maker)}, got {dict(opt_hparams)!r}: "
-                f"{err}"
+        # As torch's optimizers say that something is out of bounds, or no number.
+        except (TypeError, ValueError) as err:
+            given = ", ".join(f"{name}={value!r}" for name, value in opt_hparams.items())
+            raise (TypeError if isinstance(err, TypeError) else ValueError)(
+                f"`opt_hparams` must be arguments of {_name(maker)}, got {given}: {err}"
             ) from err
     optimizers: Optimizers = {}
     for name, optimizer in made.items() if is_mapping(made) else [("opt", made)]:

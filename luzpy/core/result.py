@@ -31,6 +31,7 @@ class Result:
     stopped: str
     spec: Any  # what it was fitted from; of a loaded one the module alone
     opt_names: tuple[str, ...] = ("opt",)
+    optimizer_states: dict[str, Values] | None = None  # None: they are not known
 
     @property
     def best_epoch(self) -> int | None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from luzpy.core.context import Loss
 from luzpy.core.result import Result
-from luzpy.ground.arguments import is_whole
+from luzpy.ground.arguments import check_seed
 from luzpy.ground.types import Values
 from luzpy.metrics.metric_set import MetricSet
 
@@ -23,10 +23,7 @@ R = TypeVar("R", bound=Result, covariant=True)
 
 
 def _check_seed(instance: object, attribute: object, seed: int) -> None:
-    if not is_whole(seed):
-        raise TypeError(f"`seed` must be a whole number, got {seed!r}.")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"`seed` must be between 0 and 2**63, got {seed!r}.")
+    check_seed(seed)
 
 
 def _read_only(mapping: Mapping[str, T]) -> Mapping[str, T]:
@@ -49,7 +46,7 @@ class Spec(Generic[R]):
 
     def result(self, **fields: Any) -> R:
         """What a fit of this specification returns."""
-        raise NotImplementedError  # one that was read from a file is evaluated, not fitted
+        raise NotImplementedError  # one that was read from a file begins no fit, it goes on
 
     def __reduce__(self) -> tuple[object, ...]:  # read-only mappings have no pickle of their own
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from luzpy.core.build import build_model
+from luzpy.core.optimizer_state import States, is_states
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.files import container
@@ -99,7 +100,15 @@ def _result(
         spec=spec,
         # luzpy 0.1.0 did not write the names.
         opt_names=tuple(values.get("opt_names") or loss_names(records) or ("opt",)),
+        optimizer_states=_states(values.get("optimizers"), path),
     )
+
+
+def _states(states: object, path: str | os.PathLike[str]) -> States | None:
+    """The states of the optimizers, which luzpy 0.1.0 did not write."""
+    if states is None or is_states(states):
+        return states
+    raise LuzError(f"{os.fspath(path)} is no fitted model that luzpy wrote: see its 'optimizers'.")
 
 
 def _is_spec(module: object) -> TypeGuard[Spec[Any]]:

@@ -7,9 +7,11 @@ import sys
 import warnings
 
 from luzpy.core.modules import unwrapped
+from luzpy.core.optimizer_state import States
 from luzpy.core.result import Result, check_fitted
 from luzpy.files import container
 from luzpy.files.state import load_state
+from luzpy.ground.arguments import check_flag
 from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
 from luzpy.ground.types import Values
 
@@ -18,8 +20,10 @@ Path = str | os.PathLike[str]
 _VALUES = ("records", "hparams", "opt_hparams")
 
 
-def save(fitted: Result, path: Path) -> None:
-    """Save a fitted model: weights, records and hyperparameters. Port of R luz's `luz_save()`.
+def save(fitted: Result, path: Path, *, optimizer: bool = True) -> None:
+    """Save a fitted model: weights, records, hyperparameters, and the state of its optimizers.
+
+    Port of R luz's `luz_save()`.
 
     The module's code is not in the file: `load` finds its class by name, or takes it as an
     argument.
@@ -27,12 +31,16 @@ def save(fitted: Result, path: Path) -> None:
     Args:
         fitted: A fitted model.
         path: The file; one that is there is replaced once the new one is whole.
+        optimizer: Whether the file is to hold the state of the optimizers, with which the loaded
+            model can be trained further as this one could. Of Adam it is twice as large as the
+            weights: a model that is only to predict needs none.
 
     Raises:
-        TypeError: If `fitted` is something else.
+        TypeError: If `fitted` is something else, or `optimizer` neither True nor False.
         LuzError: If the file cannot be written.
     """
     check_fitted(fitted)
+    check_flag("optimizer", optimizer)
     model = unwrapped(fitted.model)
     content: Values = {
         "module": _import_path(fitted.spec.module),
@@ -44,6 +52,8 @@ def save(fitted: Result, path: Path) -> None:
         "opt_names": list(fitted.opt_names),
     }
     container.check_primitive({"state": content["state"]}, path)
+    if optimizer and fitted.optimizer_states is not None:
+        content["optimizers"] = _kept_states(fitted.optimizer_states)
     found = (find_unsupported(content[key], key) for key in _VALUES)
     unsupported = next(filter(None, found), None)
     if unsupported:
@@ -54,6 +64,21 @@ def save(fitted: Result, path: Path) -> None:
             stacklevel=2,
         )
     container.write(path, container.FITTED, content)
+
+
+def _kept_states(states: States) -> States | None:
+    """The states as they may stand in a file; None, with a warning, if they cannot."""
+    kept: States = to_primitives(states)
+    unsupported = find_unsupported(kept, "optimizers")
+    if unsupported is None:
+        return kept
+    warnings.warn(
+        "The file is without the state of the optimizers, which holds more than tensors and plain "
+        f"values, at {unsupported}: a loaded model that is trained further begins with a new one.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return None
 
 
 def save_model_weights(fitted: Result, path: Path) -> None:

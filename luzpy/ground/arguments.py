@@ -48,6 +48,18 @@ def check_count(name: str, value: object, *, minimum: int = 1, optional: bool = 
         raise ValueError(message)
 
 
+def check_seed(seed: object, *, optional: bool = False) -> None:
+    """Raise unless `seed` is one that torch takes (or None, if optional)."""
+    if optional and seed is None:
+        return
+    if not is_whole(seed):
+        raise TypeError(
+            f"`seed` must be a whole number{' or None' if optional else ''}, got {seed!r}."
+        )
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"`seed` must be between 0 and 2**63, got {seed!r}.")
+
+
 def check_number(
     name: str, value: object, *, minimum: float = -math.inf, above: float | None = None
 ) -> None:

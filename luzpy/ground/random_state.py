@@ -173,6 +173,17 @@ def preserved_random_state() -> Generator[RandomState]:
         state.restore()
 
 
+@contextmanager
+def seeded(seed: int | None) -> Generator[None]:
+    """Draw from a seed, and leave the global random state as it was; None: draw from that."""
+    if seed is None:
+        yield
+        return
+    with preserved_random_state():
+        seed_all(seed)
+        yield
+
+
 def seed_all(seed: int) -> None:
     """Seed Python, NumPy and torch (every device)."""
     random.seed(seed)

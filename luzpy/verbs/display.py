@@ -42,7 +42,8 @@ def time_lines(records: Records) -> list[str]:
     ):
         found = seconds(records, what)
         if found:
-            lines.append(f"* {label}: {pretty_seconds(mean(found))}")
+            total = what == "fit"  # one number each time that the training went on
+            lines.append(f"* {label}: {pretty_seconds(sum(found) if total else mean(found))}")
     return lines
 
 

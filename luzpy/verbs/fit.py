@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 from torch import nn
 
 from luzpy.callbacks.interrupt import Interrupt
@@ -16,14 +17,25 @@ from luzpy.core import loop
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
 from luzpy.core.modules import unwrapped
+from luzpy.core.optimizer_state import States, optimizer_states
 from luzpy.core.result import Result
 from luzpy.core.spec import R, Spec, check_spec
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
-from luzpy.ground.types import Data
+from luzpy.ground.arguments import check_seed
+from luzpy.ground.nested import to_cpu_copy
+from luzpy.ground.random_state import seeded
+from luzpy.ground.types import Data, Values
 from luzpy.verbs.arguments import check_epochs, check_options, check_verbose, with_defaults
 from luzpy.verbs.hints import with_hints
-from luzpy.verbs.prepare import prepare_data, prepare_fit, prepare_model
+from luzpy.verbs.prepare import (
+    check_complete,
+    go_on,
+    prepare_data,
+    prepare_fit,
+    prepare_further,
+    prepare_model,
+)
 
 FIT_DEFAULTS: tuple[type[Callback], ...] = (
     Profile,
@@ -37,7 +49,7 @@ FIT_DEFAULTS: tuple[type[Callback], ...] = (
 
 @with_hints
 def fit(
-    model: Spec[R],
+    model: Spec[R] | R,
     data: Data,
     epochs: int | tuple[int, int] = 10,
     callbacks: Sequence[Callback] | Callback | None = None,
@@ -46,18 +58,26 @@ def fit(
     verbose: bool | None = None,
     *,
     batch_size: int | None = None,
+    seed: int | None = None,
     dataloader_options: Options | None = None,
 ) -> R:
     """Train the module on `data`. Port of R luz's `fit()`.
 
-    Every fit starts from the model's own initial weights; nothing is trained in place. Shuffling
-    and dropout draw from torch's global generator: `torch.manual_seed` makes a fit repeatable.
+    Every fit of what `setup` made starts from its initial weights; nothing is trained in place.
+
+    A fitted model is trained further: `fitted.fit(data, epochs=5)` returns a new one, trained for
+    five more epochs from its weights and the state of its optimizers. Epochs and records go on
+    where they were, and `fitted` stays as it is. Hyperparameters of the optimizer are those of the
+    specification, and callbacks begin afresh: so does a schedule of the learning rate. After
+    `KeepBestModel` the weights are the best epoch's, and the optimizer's state the last one's.
+    Without random numbers, 5 epochs and 5 more are bit for bit 10.
 
     Args:
-        model: What `setup` made.
+        model: What `setup` made, or a fitted model.
         data: A DataLoader, a Dataset, or in-memory data: a tensor, a NumPy array, a pandas or
             polars frame or series, or a tuple, list or dict of these, (input, target).
-        epochs: How many, or `(min_epochs, max_epochs)`: early stopping acts between them.
+        epochs: How many, or `(min_epochs, max_epochs)`: early stopping acts between them. Of a
+            fitted model: how many more.
         callbacks: Callbacks beside the defaults.
         valid_data: Data for validation after every epoch, or a fraction in (0, 1) of `data`,
             split off at random.
@@ -65,11 +85,15 @@ def fit(
             the GPU if there is one.
         verbose: Whether to print; by default in a terminal or notebook only.
         batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
+        seed: Makes the order of the data, dropout, and what else is drawn in the fit repeatable, in
+            worker processes too. The global random state of torch, NumPy and Python is left as it
+            was. None: that is what is drawn from.
         dataloader_options: Passed to the DataLoader that is made of `data`; `shuffle=True` and
             `drop_last=True` unless said otherwise.
 
     Returns:
-        The fitted model.
+        The fitted model. It keeps the state of the optimizers (of Adam two numbers a weight), on
+        the device where it was.
 
     Raises:
         ValueError: If an argument is out of bounds, or there is not one batch of data.
@@ -88,44 +112,71 @@ def fit(
         >>> fitted.predict(torch.tensor([[0.5]])).round(decimals=1)
         tensor([[1.]])
     """
-    check_spec(model)
+    fitted = model if isinstance(model, Result) else None
+    if fitted is not None:
+        check_complete(fitted)
+    spec: Spec[R] = model.spec if isinstance(model, Result) else model
+    check_spec(spec)
+    check_seed(seed, optional=True)
     limits = check_epochs(epochs)
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults(FIT_DEFAULTS, callbacks, accelerator)
     options = check_options(dataloader_options, batch_size, data)
     is_verbose = check_verbose(verbose) and accelerator.is_main
-    accelerator.share_random_state()
-    module = prepare_model(model, accelerator)
-    train_data, held_out = prepare_data(data, valid_data, options, accelerator.device_of(module))
-    ctx = prepare_fit(
-        model,
-        module,
-        train_data,
-        held_out,
-        epochs=limits,
-        callbacks=chosen_callbacks,
-        accelerator=accelerator,
-        verbose=is_verbose,
-    )
-    stopped = loop.fit(ctx)
+    with seeded(seed):
+        accelerator.share_random_state()
+        module = _start(spec, fitted, accelerator)
+        device = accelerator.device_of(module)
+        train_data, held_out = prepare_data(data, valid_data, options, device)
+        ctx = prepare_fit(
+            spec,
+            module,
+            train_data,
+            held_out,
+            epochs=limits,
+            callbacks=chosen_callbacks,
+            accelerator=accelerator,
+            verbose=is_verbose,
+        )
+        if fitted is not None:
+            go_on(ctx, fitted)
+        stopped = loop.fit(ctx)
     for parameter in ctx.model.parameters():
         parameter.grad = None
-    return model.result(
-        model=_trained(model, ctx, accelerator).eval(),
-        records=ctx.records,
-        hparams=dict(ctx.hparams),
-        opt_hparams=dict(ctx.opt_hparams),
-        stopped=stopped,
-        spec=model,
-        opt_names=tuple(ctx.optimizers),
-    )
+    fields: Values = {
+        "model": _trained(spec, fitted, ctx, accelerator).eval(),
+        "records": ctx.records,
+        "hparams": dict(ctx.hparams),
+        "opt_hparams": dict(ctx.opt_hparams),
+        "stopped": stopped,
+        "spec": spec,
+        "opt_names": tuple(ctx.optimizers),
+        "optimizer_states": _optimizer_states(ctx, accelerator),
+    }
+    return spec.result(**fields) if fitted is None else attrs.evolve(fitted, **fields)
 
 
-def _trained(spec: Spec[Result], ctx: Context, accelerator: Accelerator) -> nn.Module:
+def _start(spec: Spec[Result], fitted: Result | None, accelerator: Accelerator) -> nn.Module:
+    """The module that the run begins with."""
+    if fitted is None:
+        return prepare_model(spec, accelerator)
+    return prepare_further(fitted, accelerator)
+
+
+def _optimizer_states(ctx: Context, accelerator: Accelerator) -> States:
+    """The optimizers' states, all of them in each process: of a sharded model on the CPU."""
+    if not accelerator.is_sharded:
+        return optimizer_states(ctx.optimizers)
+    return optimizer_states(ctx.optimizers, lambda s: to_cpu_copy(accelerator.full_state(s)))
+
+
+def _trained(
+    spec: Spec[Result], fitted: Result | None, ctx: Context, accelerator: Accelerator
+) -> nn.Module:
     """The user's module with its weights, all of them in each process."""
     if not accelerator.is_sharded:
         return accelerator.unwrap(ctx.model)
     state = accelerator.full_state(unwrapped(ctx.model).state_dict())
-    module = prepare_model(spec, accelerator)
+    module = _start(spec, fitted, accelerator)
     unwrapped(module).load_state_dict(state)
     return module

@@ -55,13 +55,14 @@ def with_hints(verb: F) -> F:
     def checked(*args: object, **kwargs: object) -> object:
         for name in kwargs:
             if name not in known:
-                raise TypeError(_message(name, verb.__name__, list(known)))
+                raise TypeError(hint_for(name, verb.__name__, list(known)))
         return verb(*args, **kwargs)
 
     return cast(F, checked)
 
 
-def _message(name: str, verb: str, known: list[str]) -> str:
+def hint_for(name: str, verb: str, known: list[str]) -> str:
+    """The message for an argument that a verb does not have."""
     text = f"`{name}` is no argument of `{verb}`"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if close:

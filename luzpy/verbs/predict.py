@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 
 from luzpy.callbacks.progress import Progress
 from luzpy.core import loop
@@ -16,14 +20,13 @@ from luzpy.data.loader import Options, eval_loader, resident
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.arguments import check_flag
 from luzpy.ground.nested import is_mapping, is_sequence, to_device
-from luzpy.ground.types import Batch, Data
+from luzpy.ground.types import Batch, Data, Values
 from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
-from luzpy.verbs.hints import with_hints
+from luzpy.verbs.hints import hint_for
 
 CPU = torch.device("cpu")
 
 
-@with_hints
 def predict(
     fitted: Result,
     newdata: Data,
@@ -34,6 +37,7 @@ def predict(
     stack: bool = True,
     batch_size: int | None = None,
     dataloader_options: Options | None = None,
+    **kwargs: Any,
 ) -> Batch:
     """Compute the model's output for `newdata`. Port of R luz's `predict()`.
 
@@ -49,6 +53,7 @@ def predict(
         stack: Whether to join the batches' predictions along their first dimension.
         batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
         dataloader_options: Passed to the DataLoader that is made of `newdata`.
+        **kwargs: Further arguments of the module's own `predict`.
 
     Returns:
         The predictions, on the CPU: a tensor with as many rows as `newdata`, or a tuple or dict
@@ -56,12 +61,13 @@ def predict(
 
     Raises:
         ValueError: If there is nothing to predict on, or the predictions cannot be joined.
-        TypeError: If an argument is of the wrong type, or predictions are of a type that cannot
-            be joined.
+        TypeError: If an argument is of the wrong type, or one that the module's `predict` does
+            not take, or predictions are of a type that cannot be joined.
         LuzError: If a callback cannot do its work.
     """
     check_fitted(fitted)
     check_flag("stack", stack)
+    _check_arguments(fitted.model, kwargs)
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults((Progress,), callbacks, accelerator)
     options = check_options(dataloader_options, batch_size, newdata)
@@ -82,6 +88,8 @@ def predict(
         callbacks=list(chosen_callbacks),
     )
     function: Callable[[Batch], Batch] = getattr(unwrapped(model), "predict", model)
+    if kwargs:
+        function = partial(function, **kwargs)
     with in_eval_mode(model):
         predictions = [
             pred if type(pred) is torch.Tensor and pred.is_cpu else to_device(pred, CPU)
@@ -89,6 +97,27 @@ def predict(
         ]
     predictions = accelerator.gather_batches(predictions, loader)
     return concat(predictions) if stack else predictions
+
+
+def _check_arguments(model: nn.Module, kwargs: Values) -> None:
+    """Raise unless the module has a `predict` of its own that takes these arguments."""
+    if not kwargs:
+        return
+    name = type(unwrapped(model)).__name__
+    own = getattr(unwrapped(model), "predict", None)
+    if own is None:
+        message = hint_for(next(iter(kwargs)), "predict", list(_PARAMETERS))
+        raise TypeError(f"{message} (The module {name} has no method `predict` that may take it.)")
+    try:
+        inspect.signature(own).bind(None, **kwargs)
+    except TypeError as err:
+        raise TypeError(
+            f"`predict` of {name} must take the further arguments, got "
+            f"{', '.join(f'{key}={value!r:.60}' for key, value in kwargs.items())}: {err}."
+        ) from err
+
+
+_PARAMETERS = [name for name in inspect.signature(predict).parameters if name != "kwargs"]
 
 
 def concat(parts: list[Batch]) -> Batch:

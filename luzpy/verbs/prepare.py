@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
+import warnings
 
 import attrs
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from luzpy.core.build import build_model, build_optimizers
+from luzpy.core.build import build_model, build_optimizers, copied
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, Internals
 from luzpy.core.loss import build_loss
+from luzpy.core.modules import unwrapped
+from luzpy.core.optimizer_state import load_optimizer_states, misfit
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.data.dataset import split_dataset
 from luzpy.data.loader import Options, eval_loader, resident, train_loader
 from luzpy.distributed.accelerator import Accelerator
 from luzpy.ground.arguments import is_number
+from luzpy.ground.records import epochs_done, set_best
 from luzpy.ground.types import Data, Loader
 
 
@@ -42,6 +47,52 @@ def prepare_model(spec: Spec[Result], accelerator: Accelerator, run: int = 0) ->
     seed = accelerator.broadcast(spec.seed)
     model = build_model(attrs.evolve(spec, seed=seed), spec.hparams, run)
     return accelerator.prepare_model(model)
+
+
+def prepare_further(fitted: Result, accelerator: Accelerator) -> nn.Module:
+    """A copy of a trained model, where it is to be trained further."""
+    _make_first_optimizer()
+    return accelerator.prepare_model(copied(fitted.model))
+
+
+def check_complete(fitted: Result) -> None:
+    """Raise unless a fitted model knows what it takes to be trained further.
+
+    Raises:
+        ValueError: If it has been loaded without its loss or its optimizer.
+    """
+    spec, own = fitted.spec, unwrapped(fitted.model)
+    has_loss = spec.loss is not None or hasattr(own, "loss") or hasattr(own, "step")
+    if not has_loss or (spec.optimizer is None and not hasattr(own, "set_optimizers")):
+        raise ValueError(
+            "`model` must have its loss and its optimizer to be trained further, got one that was "
+            "loaded without: give what `setup` made of the module, luz.load(path, module=model)."
+        )
+
+
+def go_on(ctx: Context, fitted: Result) -> None:
+    """Let a run that has not begun go on from what another one has left."""
+    done = epochs_done(fitted.records)
+    ctx.records = copy.deepcopy(fitted.records)
+    set_best(ctx.records, None)  # the weights will be others
+    ctx.epoch = done
+    ctx.min_epochs += done
+    ctx.max_epochs += done
+    ctx.hparams = dict(fitted.hparams)
+    states = fitted.optimizer_states
+    reason = "it was saved without it" if states is None else misfit(ctx.optimizers, states)
+    if reason is not None:
+        if ctx.accelerator.is_main:
+            warnings.warn(
+                f"The optimizer begins afresh, for `model` does not have its state: {reason}.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return
+    assert states is not None
+    load_optimizer_states(ctx.optimizers, states)
+    for optimizer in ctx.optimizers.values():
+        ctx.accelerator.shard_optimizer(optimizer)
 
 
 def prepare_data(
