@@ -31,6 +31,16 @@ def suggested_rates(curves: Curves, method: str = DEFAULT_METHOD) -> list[float]
     return found
 
 
+def spread(curves: Curves, method: str = DEFAULT_METHOD) -> tuple[float, float]:
+    """The 10% and the 90% quantile of what the runs suggest.
+
+    Raises:
+        NoSuggestionError: If fewer than half of them suggest anything.
+    """
+    low, high = np.quantile(suggested_rates(curves, method), [0.1, 0.9])
+    return float(low), float(high)
+
+
 def median_range(curves: Curves) -> tuple[float, float]:
     """From the steepest point to a tenth of the rate at the minimum; NaN where there is neither.
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from luzpy.finder.curves import median_range, suggested_rates
-from luzpy.finder.frame import averaged, check_beta, curves_of
+from luzpy.finder.curves import median_range, spread, suggested_rates
+from luzpy.finder.frame import averaged, check_beta, check_columns, curves_of
 from luzpy.finder.plot import drawn
+from luzpy.finder.plot_marks import Marks
 from luzpy.finder.suggest import DEFAULT_METHOD, METHODS
-from luzpy.finder.summary import summary
+from luzpy.finder.summary import doubts, summary
 from luzpy.ground.errors import NoSuggestionError
 from luzpy.ground.types import Values
 from luzpy.verbs.plot import plot
@@ -80,6 +81,12 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
         table = _FRAME._repr_html_(self)
         return "".join([table, *(f"<p>{escape(line)}</p>" for line in self._summary())])
 
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to doubt the suggestion, each with what to do about it; none for most."""
+        check_columns(self, "lr", "loss")
+        return doubts(curves_of(self))
+
     def _summary(self) -> list[str]:
         """The line below the table, where there is a curve."""
         if len(self) == 0 or not {"lr", "loss"}.issubset(self.columns):
@@ -87,19 +94,29 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
         return [summary(curves_of(self), self.stopped)]
 
     def plot(  # pyright: ignore[reportIncompatibleMethodOverride]  (in place of pandas' accessor)
-        self, *, beta: float = 0.9, suggest: bool = False, log_x: bool = True
+        self,
+        *,
+        beta: float = 0.9,
+        suggest: bool = False,
+        log_x: bool = True,
+        study_range: bool = False,
     ) -> ggplot:
         """Draw the loss against the learning rate, as R luz does.
 
         The raw loss is dotted and its bias-corrected exponential average cyan; with validation
         data its average is orange. Over several runs: the median of the averages, and the band
-        from their 10% to their 90% quantile. The y range is that of the curve before it diverges;
-        add `coord_cartesian` for another.
+        from their 10% to their 90% quantile, up to where a run has diverged. The y range is that
+        of the descent; add `coord_cartesian` for another.
 
         Args:
             beta: How much of the past the average keeps, in [0, 1).
-            suggest: Whether to mark the suggestion and the range.
+            suggest: Whether to mark the suggestion, with its rate; over several runs also the
+                range from the 10% to the 90% quantile of what they suggest. Doubts are printed
+                below the picture.
             log_x: Whether the axis of learning rates is logarithmic.
+            study_range: Whether to mark the range of the Dataiku study, from the steepest point to
+                a tenth of the rate at the minimum. These are other rules than that of the
+                suggestion, which may lie beside the range.
 
         Returns:
             A plotnine plot.
@@ -107,7 +124,8 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
         Raises:
             ValueError: If no rung has a finite loss, or `beta` is out of bounds.
         """
-        return drawn(self, beta=beta, suggest=suggest, log_x=log_x)
+        marks = _marks(self, suggest, study_range) if suggest or study_range else None
+        return drawn(self, beta=beta, log_x=log_x, marks=marks)
 
     def smoothed(self, beta: float = 0.9) -> pd.Series[float]:
         """The bias-corrected exponential average of the loss, run by run.
@@ -168,6 +186,28 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
 
 
 plot.register(LRRecords, LRRecords.plot)
+
+
+def _marks(records: LRRecords, suggest: bool, study_range: bool) -> Marks:
+    """What the picture is to say beside the curves."""
+    curves = curves_of(records)
+    lr: float | None = None
+    ranges: list[tuple[str, float, float, str]] = []
+    doubts: list[str] = []
+    if suggest:
+        try:
+            lr = records.suggest()
+            low, high = spread(curves)
+            doubts = records.warnings
+            if high > low:
+                ranges.append(("runs suggest", low, high, "#3a5fc4"))
+        except NoSuggestionError as err:
+            doubts = [f"No suggestion: {err}".removesuffix(".")]
+    if study_range:
+        low, high = median_range(curves)
+        if high > low:
+            ranges.append(("Dataiku range", low, high, "#666666"))
+    return Marks(lr, ranges, None, doubts)
 
 
 def records_of(rates: list[float], sweeps: list[Sweep], reason: str, *, several: bool) -> LRRecords:

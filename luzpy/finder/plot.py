@@ -4,44 +4,83 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from luzpy.finder.curves import median_range, suggested_rates
-from luzpy.finder.frame import averaged, check_beta, check_columns, curves_of
-from luzpy.ground.errors import NoSuggestionError
+from luzpy.finder.frame import averaged, check_beta, check_columns
+from luzpy.finder.plot_marks import Marks, room_for
+from luzpy.finder.plot_view import View, view_of
 from luzpy.verbs.plot import luz_theme
 
 if TYPE_CHECKING:
     from plotnine import ggplot
     from plotnine.ggplot import PlotAddable
 
+# Cyan on white is hard to see, and all but gone in print: a darker line lies beneath it.
+CYAN, BENEATH = "cyan", "#00707a"
 VALID_COLOUR = "#e67e22"
+# Each curve is told from the others by its dashes as well as by its colour.
+DASHES = ("solid", "dashed", "dashdot", "dotted")
 
 
-def drawn(x: pd.DataFrame, *, beta: float, suggest: bool, log_x: bool) -> ggplot:
+def drawn(x: pd.DataFrame, *, beta: float, log_x: bool, marks: Marks | None) -> ggplot:
     """The picture of one call's records; see `LRRecords.plot`."""
     import plotnine as p9
 
     check_beta(beta)
     curve = _curve(x, beta)
+    view = view_of([curve], [] if marks is None else marks.losses)
     p = p9.ggplot(curve, p9.aes("lr")) + _axes(log_x)
-    if len(curve) > 1 and "low" in curve:
-        p += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), fill="cyan", alpha=0.25)
-    elif len(curve) > 1:
-        p += p9.geom_line(p9.aes(y="loss"), linetype="dotted", size=0.7)
-    geom, size = (p9.geom_line, 1) if len(curve) > 1 else (p9.geom_point, 3)
-    if "valid" in curve:
-        p += geom(p9.aes(y="smoothed", colour="'training'"), size=size)
-        p += geom(p9.aes(y="valid", colour="'validation'"), size=size, na_rm=True)
-        p += p9.scale_colour_manual({"training": "cyan", "validation": VALID_COLOUR})
-        p += p9.labs(colour="")
-        p += p9.theme(legend_position="top")
+    if len(curve) == 1:
+        p += p9.geom_point(p9.aes(y="smoothed"), colour=CYAN, size=3)
+        if "valid" in curve:
+            p += p9.geom_point(p9.aes(y="valid"), colour=VALID_COLOUR, size=3, na_rm=True)
     else:
-        p += geom(p9.aes(y="smoothed"), colour="cyan", size=size)
-    return p + _y_limits([curve]) + (_marks(x) if suggest else [])
+        p += _lines(curve, view, x["run"].nunique() if "run" in x else 1)
+    if marks is None:
+        return p + _limits(view)
+    return p + marks.drawn(view, (float(curve["lr"].min()), float(curve["lr"].max())), log_x)
+
+
+def _lines(curve: pd.DataFrame, view: View, runs: int) -> list[PlotAddable]:
+    """The curves of one call, and a legend of them."""
+    import plotnine as p9
+
+    several = "low" in curve
+    smoothed = f"median of {runs} runs" if several else "smoothed"
+    names = {"loss": "raw loss", "smoothed": smoothed, "valid": "validation"}
+    shown = [column for column in names if column in curve]
+    long = pd.concat(
+        [
+            pd.DataFrame({"lr": curve["lr"], "y": curve[column], "what": names[column]})
+            for column in shown
+        ]
+    ).dropna()
+    long["what"] = pd.Categorical(long["what"], categories=[names[column] for column in shown])
+    colours = {"loss": "black", "valid": VALID_COLOUR, "smoothed": CYAN}
+    dashes = {"loss": "dotted", "valid": "dashed", "smoothed": "solid"}
+    sizes = {"loss": 0.7, "valid": 1.2, "smoothed": 1.1}
+    layers: list[PlotAddable] = []
+    if several:
+        band = view.below(curve).assign(band="10 to 90 %")
+        ribbon = p9.aes(x="lr", ymin="low", ymax="high", fill="band")
+        layers += [
+            p9.geom_ribbon(ribbon, data=band, alpha=0.3, colour="none"),
+            p9.scale_fill_manual(["#00a5b5"]),
+        ]
+    line = p9.aes("lr", "y", colour="what", linetype="what", size="what")
+    return [
+        *layers,
+        p9.geom_line(p9.aes(y="smoothed"), colour=BENEATH, size=2.2),
+        p9.geom_line(line, data=long),
+        p9.scale_colour_manual([colours[column] for column in shown]),
+        p9.scale_linetype_manual([dashes[column] for column in shown]),
+        p9.scale_size_manual([sizes[column] for column in shown]),
+        p9.labs(colour="", linetype="", size="", fill=""),
+    ]
 
 
 def overlaid(
@@ -60,22 +99,41 @@ def overlaid(
         _curve(records, beta, f" in the records {name!r}").assign(records=name)
         for records, name in zip(x, names, strict=True)
     ]
+    view = view_of([curve.drop(columns="loss", errors="ignore") for curve in curves])
     frame = pd.concat(curves)
-    frame["records"] = pd.Categorical(frame["records"], categories=list(dict.fromkeys(names)))
+    order = list(dict.fromkeys(names))
+    frame["records"] = pd.Categorical(frame["records"], categories=order)
     p = p9.ggplot(frame, p9.aes("lr", "smoothed", colour="records")) + _axes(log_x)
-    if "low" in frame:
+    bands = [view.below(curve) for curve in curves if "low" in curve and len(curve) > 1]
+    if bands:
         p += p9.geom_ribbon(
-            p9.aes(ymin="low", ymax="high", fill="records"), alpha=0.2, colour="none", na_rm=True
+            p9.aes(ymin="low", ymax="high", fill="records"),
+            data=_as_in(frame, bands),
+            alpha=0.2,
+            colour="none",
+            show_legend=False,
         )
-        p += p9.scale_fill_brewer(type="qual", palette="Dark2", guide=None)
-    if any(len(curve) > 1 for curve in curves):
-        p += p9.geom_line(size=1)
+        p += p9.scale_fill_brewer(type="qual", palette="Dark2", guide=None, drop=False)
+    lines = [curve for curve in curves if len(curve) > 1]
+    if lines:
+        p += p9.geom_line(p9.aes(linetype="records"), data=_as_in(frame, lines), size=1)
+        dashes = list(islice(cycle(DASHES), len(order)))
+        p += p9.scale_linetype_manual(dashes, drop=False)
     points = [curve for curve in curves if len(curve) == 1]
     if points:
-        p += p9.geom_point(data=pd.concat(points), size=3)
-    p += p9.scale_colour_brewer(type="qual", palette="Dark2")
-    p += p9.labs(colour="")
-    return p + _y_limits([curve.drop(columns="loss", errors="ignore") for curve in curves])
+        p += p9.geom_point(data=_as_in(frame, points), size=3)
+    p += p9.scale_colour_brewer(type="qual", palette="Dark2", drop=False)
+    p += p9.labs(colour="", linetype="")
+    return p + _limits(view)
+
+
+def _as_in(frame: pd.DataFrame, curves: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The curves as one frame, with the categories that all records have."""
+    joined = pd.concat(curves)
+    joined["records"] = pd.Categorical(
+        joined["records"], categories=frame["records"].cat.categories
+    )
+    return joined
 
 
 def _curve(records: pd.DataFrame, beta: float, where: str = "") -> pd.DataFrame:
@@ -100,29 +158,13 @@ def _curve(records: pd.DataFrame, beta: float, where: str = "") -> pd.DataFrame:
     return curve.reset_index()
 
 
-def _y_limits(curves: Sequence[pd.DataFrame]) -> list[PlotAddable]:
-    """The y range of the curves before they diverge; nothing where all of them fit anyway.
-
-    Up to its minimum a curve is shown whole; what rises after it is cut half the descent above
-    the highest point before.
-    """
+def _limits(view: View) -> list[PlotAddable]:
+    """The y range, where there is more than it shows."""
     import plotnine as p9
 
-    lows: list[float] = []
-    highs: list[float] = []
-    everything: list[float] = []
-    for curve in curves:
-        shown = [c for c in ("loss", "smoothed", "low", "high", "valid") if c in curve]
-        values = curve[shown].to_numpy(float)
-        before = values[: int(curve["smoothed"].to_numpy().argmin()) + 1]
-        low, high = float(np.nanmin(before)), float(np.nanmax(before))
-        lows.append(float(np.nanmin(values)))
-        highs.append(high + (0.5 * (high - low) if high > low else max(abs(high), 1.0)))
-        everything.append(float(np.nanmax(values)))
-    if max(everything) <= max(highs):
+    if not view.cuts:
         return []
-    margin = 0.04 * (max(highs) - min(lows))
-    return [p9.coord_cartesian(ylim=(min(lows) - margin, max(highs)))]
+    return [p9.coord_cartesian(ylim=(view.low - room_for(view), view.high))]
 
 
 def _axes(log_x: bool) -> list[PlotAddable]:
@@ -135,7 +177,15 @@ def _axes(log_x: bool) -> list[PlotAddable]:
             minor_breaks=[],  # the theme hides them, and mizani fails to place them between few
             labels=lambda breaks: [f"{value:g}" for value in breaks],
         )
-    return [p9.labs(x="Learning Rate", y="Loss"), scale, luz_theme()]
+    quiet = p9.theme(
+        legend_position="top",
+        legend_key_width=28,
+        legend_text=p9.element_text(size=11),
+        axis_text=p9.element_text(size=11, colour="#333333"),
+        axis_title=p9.element_text(size=12),
+        plot_caption=p9.element_text(ha="left", size=10, colour="#a02010"),
+    )
+    return [p9.labs(x="Learning Rate", y="Loss"), scale, luz_theme(), quiet]
 
 
 def log_breaks(limits: tuple[float, float]) -> list[float]:
@@ -148,20 +198,3 @@ def log_breaks(limits: tuple[float, float]) -> list[float]:
         return decades
     finer = [float(f"{m}e{k}") for k in range(first - 1, last + 1) for m in (1, 2, 5)]
     return [value for value in finer if limits[0] <= value <= limits[1]]
-
-
-def _marks(records: pd.DataFrame) -> list[PlotAddable]:
-    """The suggestion and the range, as far as there are any."""
-    import plotnine as p9
-
-    curves = curves_of(records)
-    try:
-        lr = float(np.median(suggested_rates(curves)))
-    except NoSuggestionError:
-        return []
-    marks: list[PlotAddable] = []
-    low, high = median_range(curves)
-    if high > low:
-        band = {"xmin": low, "xmax": high, "ymin": -np.inf, "ymax": np.inf}
-        marks.append(p9.annotate("rect", **band, alpha=0.08, fill="#4269d0"))
-    return [*marks, p9.geom_vline(xintercept=lr, linetype="dashed", colour="#c0392b", size=0.7)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from luzpy.finder.curves import Curves, median_range, suggested_rates
+from luzpy.finder.curves import Curves, spread, suggested_rates
 from luzpy.finder.suggest import Array, centred_average, finite_part
 from luzpy.ground.errors import NoSuggestionError
 
@@ -20,16 +20,16 @@ WIDE = 10
 
 
 def summary(curves: Curves, stopped: str) -> str:
-    """How the sweep ended, the suggestion, the range, and what to doubt, in one line."""
+    """How the sweep ended, the suggestion, its range over runs, and what to doubt, in one line."""
     parts = [stopped[:1].upper() + stopped[1:]]
     try:
         parts.append(f"suggestion {np.median(suggested_rates(curves)):.2g}")
     except NoSuggestionError as err:
         return f"{parts[0]}; no suggestion: {err}"
-    low, high = median_range(curves)
+    low, high = spread(curves)
     if high > low:
-        parts.append(f"range {low:.2g} to {high:.2g}")
-    return "; ".join(parts) + "." + "".join(f" {warning}." for warning in _warnings(curves))
+        parts.append(f"{low:.2g} to {high:.2g} by 10 to 90 % of the runs")
+    return "; ".join(parts) + "." + "".join(f" {doubt}." for doubt in doubts(curves))
 
 
 def is_spread(curves: Curves) -> bool:
@@ -41,7 +41,7 @@ def is_spread(curves: Curves) -> bool:
     return bool(high - low > np.log(WIDE))
 
 
-def _warnings(curves: Curves) -> list[str]:
+def doubts(curves: Curves) -> list[str]:
     """Reasons to look at the curves again, each with what to do about it."""
     found: list[str] = []
     shapes = [_shape(*finite_part(lr, loss)) for lr, loss in curves if len(lr) >= 5]

@@ -25,6 +25,7 @@ def plot(
     beta: float = 0.9,
     suggest: bool = False,
     log_x: bool = True,
+    study_range: bool = False,
 ) -> ggplot:
     """Draw a fitted model's training history or a learning rate finder's records.
 
@@ -37,8 +38,9 @@ def plot(
             metrics.
         labels: A name for each of a list; by default their numbers.
         beta: How much of the past the average keeps, in [0, 1).
-        suggest: Whether to mark the suggestion and the range; not for a list.
+        suggest: Whether to mark the suggestion; not for a list.
         log_x: Whether the axis of learning rates is logarithmic.
+        study_range: Whether to mark the range of the Dataiku study; not for a list.
 
     Returns:
         A plotnine plot, to add to.

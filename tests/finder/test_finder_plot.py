@@ -130,21 +130,80 @@ def test_runs_are_their_median_and_a_band_of_10_to_90_percent(axes):
     assert not [artist for artist in ax.lines if artist.get_linestyle() == ":"]
 
 
-def test_suggest_marks_the_suggestion_and_the_range(axes):
-    late = single(2 - np.clip((X + 5) / 3, 0, None) ** 0.5)  # so that the range is not empty
-    ax = axes(late.plot(suggest=True))
-    marks = [path for c in ax.collections for path in c.get_paths()]
-    at = [sorted(set(path.vertices[:, 0].round(6))) for path in marks]
-    table = late.suggestions().set_index("method")
-    low, high = np.log10(table.loc["range", ["low", "high"]].to_numpy(float))
-    assert [round(np.log10(late.suggest()), 6)] in at
-    assert [round(low, 6), round(high, 6)] in at
-    assert not axes(late.plot()).collections
+def places(ax):
+    """Where on the x axis something begins, ends or stands: of each mark the places."""
+    paths = [path for c in ax.collections for path in c.get_paths()]
+    return [sorted(set(path.vertices[:, 0].round(6))) for path in paths]
+
+
+def late():
+    """Records whose steepest point lies below a tenth of the minimum."""
+    return single(2 - np.clip((X + 5) / 3, 0, None) ** 0.5)
+
+
+def test_the_suggested_rate_is_written_at_its_line(axes):
+    ax = axes(late().plot(suggest=True))
+    lr = late().suggest()
+    assert places(ax) == [[round(np.log10(lr), 6)]]
+    (words,) = (t for t in ax.texts if t.get_text() == f"suggested {lr:.1e}")
+    assert words.get_position()[0] == pytest.approx(np.log10(lr))
+    high = ax.get_ylim()[1]
+    assert max(averaged(late()["loss"].to_numpy())) < words.get_position()[1] < high
+    assert not axes(late().plot()).collections
+
+
+def test_over_runs_the_range_of_their_suggestions_holds_the_line(axes):
+    ax = axes(several_runs().plot(suggest=True))
+    rates = [single(curve(center)).suggest() for center in CENTERS]
+    low, lr, high = np.quantile(rates, [0.1, 0.5, 0.9])
+    assert [round(np.log10(v), 6) for v in (low, high)] in places(ax)
+    assert [round(np.log10(lr), 6)] in places(ax)
+    assert f"runs suggest {low:.1e} to {high:.1e}" in texts(ax)
+
+
+def test_the_range_of_the_study_is_drawn_when_asked_for_and_named(axes):
+    low, high = late().suggestions().set_index("method").loc["range", ["low", "high"]]
+    ax = axes(late().plot(study_range=True))
+    assert places(ax) == [[round(np.log10(low), 6), round(np.log10(high), 6)]]
+    assert f"Dataiku range {low:.1e} to {high:.1e}" in texts(ax)
+
+
+@pytest.mark.parametrize(
+    ("picture", "names"),
+    [
+        (lambda: single().plot(), {"raw loss", "smoothed"}),
+        (lambda: single(valid_loss=curve()).plot(), {"raw loss", "smoothed", "validation"}),
+        (lambda: several_runs().plot(), {"median of 5 runs", "10 to 90 %"}),
+        (
+            lambda: several_runs().assign(valid_loss=1.0).plot(),
+            {"median of 5 runs", "10 to 90 %", "validation"},
+        ),
+    ],
+)
+def test_a_legend_says_what_each_line_is(axes, picture, names):
+    every = {"raw loss", "smoothed", "validation", "median of 5 runs", "10 to 90 %"}
+    assert texts(axes(picture())) & every == names
+
+
+def test_lines_differ_by_more_than_their_colours(axes):
+    ax = axes(single(valid_loss=curve(-2.5)).plot())
+    assert line(ax, "black").get_linestyle() == ":"
+    assert line(ax, "#e67e22").get_linestyle() == "--"
+    ax = axes(luz.plot([single(curve(c)) for c in (-4, -3, -2)]))
+    assert len({artist.get_linestyle() for artist in ax.lines}) == 3
+
+
+def test_what_is_to_be_doubted_is_written_below(axes):
+    never_rose = single(curve(-1, rise=0))
+    assert never_rose.warnings == ["The loss never rose: raise end_lr"]
+    assert "The loss never rose: raise end_lr." in texts(axes(never_rose.plot(suggest=True)))
+    assert "The loss never rose: raise end_lr." not in texts(axes(never_rose.plot()))
 
 
 def test_suggest_marks_nothing_where_there_is_nothing_to_suggest(axes):
     ax = axes(single(np.linspace(1, 2, N)).plot(suggest=True))
     assert not ax.collections
+    assert any(text.startswith("No suggestion: The loss rises") for text in texts(ax))
 
 
 # ---------------------------------------------------------------- the y range
@@ -173,6 +232,38 @@ def test_a_negative_loss_is_shown_in_its_range(axes):
     low, high = axes(shifted.plot()).get_ylim()
     assert -100 < low < -98
     assert -98 < high < -96
+
+
+def test_neither_ten_thousand_at_the_end_nor_an_explosion_before_the_minimum_hides_the_descent(
+    axes,
+):
+    end, middle = curve(), curve(-2.0)
+    end[-1] = 1e4
+    middle[20:23] = 1e4  # and the lowest loss comes after it
+    for loss in (end, middle):
+        for suggest in (False, True):
+            low, high = axes(single(loss).plot(suggest=suggest, beta=0.0)).get_ylim()
+            assert 1 <= (high - low) < 3
+
+
+def with_a_run_that_diverges():
+    """Five runs, two of which explode a decade before the others."""
+    runs = several_runs()
+    late = runs["run"].gt(3) & runs["lr"].gt(3e-3)
+    return runs.assign(loss=runs["loss"].where(~late, runs["loss"] + 1e4))
+
+
+def band_end(ax, index=0):
+    return max(path.vertices[:, 0].max() for path in ax.collections[index].get_paths())
+
+
+@pytest.mark.parametrize("draw", [luz.LRRecords.plot, lambda r: luz.plot([r, single()])])
+def test_the_band_of_a_diverged_run_is_cut(axes, draw):
+    ax = axes(draw(with_a_run_that_diverges()))
+    high = ax.get_ylim()[1]
+    assert high < 4
+    assert max(p.vertices[:, 1].max() for p in ax.collections[0].get_paths()) <= high
+    assert np.log10(1e-3) < band_end(ax) < np.log10(4e-3)
 
 
 # ---------------------------------------------------------------- several records
@@ -229,6 +320,7 @@ PICTURES = {
     "one": lambda: single().plot(),
     "suggestion": lambda: single().plot(suggest=True),
     "linear": lambda: single().plot(log_x=False, suggest=True),
+    "the study": lambda: late().plot(study_range=True, suggest=True),
     "runs": lambda: several_runs().plot(suggest=True),
     "validation": lambda: single(valid_loss=curve(-2)).plot(),
     "runs and validation": lambda: several_runs().assign(valid_loss=1.0).plot(),
@@ -294,7 +386,7 @@ def test_of_several_records_the_one_that_cannot_be_drawn_is_named(labels, which)
 # ---------------------------------------------------------------- what may be asked for
 
 
-OPTIONS = {"beta": 0.9, "suggest": False, "log_x": True}
+OPTIONS = {"beta": 0.9, "suggest": False, "log_x": True, "study_range": False}
 
 
 def options_of(function):
@@ -330,7 +422,7 @@ def test_help_shows_what_is_luzpys_own():
     assert len(shown.splitlines()) < 300
     for method in ("plot", "suggest", "smoothed", "suggestions"):
         assert f"| {method}(" in shown.replace("|  ", "| ")
-    assert "beta: 'float' = 0.9, suggest: 'bool' = False, log_x: 'bool' = True" in shown
+    assert "beta: 'float' = 0.9" in shown
     assert "pivot_table" not in shown
 
 

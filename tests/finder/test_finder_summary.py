@@ -30,10 +30,19 @@ def last_line(shown):
 
 
 def test_a_good_curve_leaves_nothing_to_doubt():
-    line = last_line(records(curve()))
     shown = records(curve())
-    low, high = shown.suggestions().set_index("method").loc["range", ["low", "high"]]
-    assert line == (f"Completed; suggestion {shown.suggest():.2g}; range {low:.2g} to {high:.2g}.")
+    assert last_line(shown) == f"Completed; suggestion {shown.suggest():.2g}."
+    assert shown.warnings == []
+
+
+def test_of_several_runs_it_says_the_range_of_their_suggestions():
+    shown = records(*shifted(-3.6, -3.3, -3.0, -2.7))
+    low, lr, high = np.quantile(
+        [records(c).suggest() for c in shifted(-3.6, -3.3, -3.0, -2.7)], [0.1, 0.5, 0.9]
+    )
+    assert last_line(shown) == (
+        f"Completed; suggestion {lr:.2g}; {low:.2g} to {high:.2g} by 10 to 90 % of the runs."
+    )
 
 
 @pytest.mark.parametrize("stopped", ["diverged", "not finite", "interrupted"])
@@ -42,7 +51,9 @@ def test_it_says_how_the_sweep_ended(stopped):
 
 
 def test_a_loss_that_never_rises():
-    assert last_line(records(curve(rise=5.0))).endswith("The loss never rose: raise end_lr.")
+    shown = records(curve(rise=5.0))
+    assert last_line(shown).endswith("The loss never rose: raise end_lr.")
+    assert shown.warnings == ["The loss never rose: raise end_lr"]
 
 
 def test_a_loss_that_was_falling_before():
