@@ -397,8 +397,8 @@ def options_of(function):
 
 def test_the_signature_says_the_options():
     assert options_of(luz.LRRecords.plot) == OPTIONS
-    assert options_of(luz.FittedModule.plot) == {}
-    assert options_of(luz.plot) == {**OPTIONS, "labels": None}
+    assert options_of(luz.FittedModule.plot) == {"metrics": None}
+    assert options_of(luz.plot) == {**OPTIONS, "labels": None, "metrics": None}
 
 
 @pytest.mark.parametrize(
