@@ -41,6 +41,7 @@ class FittedModule(Result):
             reason given to `ctx.stop`.
         optimizer_states: What the optimizers have gathered, from which `fit` goes on; None if the
             file that it was loaded from does not hold it.
+        valid_rows: The numbers of the rows that `valid_data=0.1` chose; None without a fraction.
     """
 
     spec: Any = attrs.field(default=attrs.Factory(_spec_of_model, takes_self=True))

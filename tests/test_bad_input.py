@@ -248,6 +248,15 @@ FIT = [
         "batch_size",
         "8: set it where the DataLoader is made",
     ),
+    *(
+        (
+            f"valid_data, a fraction beside a {name}",
+            lambda name=name: fit(valid_data=0.2, dataloader_options={name: [[3], [4]]}),
+            "valid_data",
+            f"0.2: the `{name}` would take rows of validation too",
+        )
+        for name in ("sampler", "batch_sampler")
+    ),
     (
         "opt_hparams, unknown",
         lambda: fit(model().set_opt_hparams(momentums=0.9)),

@@ -391,22 +391,25 @@ def test_a_split_takes_every_row_once(n_rows, fraction):
     n_valid = int(n_rows * fraction)
     if n_valid == 0:
         return
-    train, valid = split_dataset(torch.arange(n_rows), fraction)
+    train, valid = split_dataset(torch.arange(n_rows), fraction, 0)
     assert len(valid) == n_valid
     rows = [row.item() for part in (train, valid) for (row,) in part]
     assert sorted(rows) == list(range(n_rows))
 
 
-def test_a_split_is_drawn_from_the_global_generator():
-    torch.manual_seed(1)
+def test_the_rows_of_a_split_are_those_of_its_seed():
+    torch.manual_seed(5)
     order = torch.randperm(100).tolist()
     torch.manual_seed(1)
-    train, valid = split_dataset(torch.arange(100), 0.3)
-    assert (list(train.indices), list(valid.indices)) == (order[:70], order[70:])
+    state = torch.get_rng_state()
+    train, valid = split_dataset(torch.arange(100), 0.3, 5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (sorted(order[30:]), sorted(order[:30])) == (train.indices, valid.indices)
+    assert split_dataset(torch.arange(100), 0.3, 6)[1].indices != valid.indices
 
 
 def test_a_split_works_for_any_dataset_with_a_length():
-    train, valid = split_dataset(InMemoryDataset({"x": torch.arange(10)}), 0.2)
+    train, valid = split_dataset(InMemoryDataset({"x": torch.arange(10)}), 0.2, 0)
     assert (len(train), len(valid)) == (8, 2)
     assert list(train[0]) == ["x"]
 
@@ -423,4 +426,4 @@ def test_a_split_works_for_any_dataset_with_a_length():
 )  # fmt: skip
 def test_what_cannot_be_split_says_why(data, fraction, message):
     with pytest.raises(ValueError, match=message):
-        split_dataset(data, fraction)
+        split_dataset(data, fraction, 0)

@@ -78,18 +78,24 @@ def test_data_of_any_kind_give_the_same(fitted, data):
     assert values(fitted.evaluate(data)) == pytest.approx(expected(fitted), rel=1e-4)
 
 
-def test_drop_last_drops_no_row(fitted):
-    options = {"batch_size": 32, "drop_last": True}
-    found = fitted.evaluate((X, Y), dataloader_options=options)
-    assert values(found) == pytest.approx(expected(fitted), rel=1e-5)
-
-
-def test_shuffle_is_ignored_with_a_warning(fitted):
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"drop_last": True, "batch_size": 32}, range(32)),
+        ({"sampler": [5, 7, 1]}, [5, 7, 1]),
+        ({"batch_sampler": [[5, 7], [1]]}, [5, 7, 1]),
+        ({"shuffle": True, "drop_last": False}, range(len(X))),
+    ],
+)
+def test_options_that_take_rows_say_which_ones_count(fitted, options, rows):
     seen = []
     look = luz.Callback.from_functions(on_valid_batch_end=lambda ctx: seen.append(ctx.input))
-    with pytest.warns(UserWarning, match="`shuffle=True` is ignored"):
-        fitted.evaluate((X, Y), callbacks=look, dataloader_options={"shuffle": True})
-    assert torch.equal(torch.cat(seen), X)
+    found = fitted.evaluate((X, Y), callbacks=look, dataloader_options=options)
+    rows = list(rows)
+    found_rows = [row.tolist() for row in torch.cat(seen)]
+    assert sorted(found_rows) == sorted(row.tolist() for row in X[rows])
+    assert (found_rows == X[rows].tolist()) is not options.get("shuffle", False)
+    assert values(found) == pytest.approx(values(fitted.evaluate((X[rows], Y[rows]))), rel=1e-5)
 
 
 # R: test-module.R, "evaluate allows setting metrics for it"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from models import CountingLoss, Raw
+from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -427,6 +428,46 @@ def test_fraction_is_split_off_at_random_and_never_trained_on():
     assert (len(train[0]), len(valid[0])) == (90, 10)
     assert sorted(train[0] + valid[0]) == list(range(100))
     assert seen[True][:18] != seen[True][18:]  # shuffled anew
+
+
+def test_the_rows_of_a_fraction_are_the_models_own():
+    model = specification(seed=4)
+    seen = []
+
+    def look(ctx):
+        seen.append(ctx.input)
+
+    spy = luz.Callback.from_functions(on_valid_batch_end=look)
+    first = fit(model, epochs=1, callbacks=spy, valid_data=0.2)
+    torch.rand(7)
+    second = fit(model.set_opt_hparams(lr=0.3), epochs=1, callbacks=spy, valid_data=0.2)
+    assert len(first.valid_rows) == len(DATA[0]) // 5
+    assert torch.equal(first.valid_rows, second.valid_rows)
+    assert torch.equal(torch.cat(seen), DATA[0][first.valid_rows].repeat(2, 1))
+    other = fit(model.set_seed(5), epochs=1, valid_data=0.2)
+    assert not torch.equal(other.valid_rows, first.valid_rows)
+    assert fit(model, epochs=1, valid_data=DATA).valid_rows is None
+
+
+def test_the_finder_validates_on_the_rows_of_the_fit():
+    model, seen = specification(seed=4), []
+    spy = luz.Callback.from_functions(on_valid_batch_end=lambda ctx: seen.append(ctx.input))
+    model.lr_finder(DATA, 1, valid_data=0.2, valid_batches=None, callbacks=spy, verbose=False)
+    assert torch.equal(torch.cat(seen), DATA[0][fit(model, epochs=1, valid_data=0.2).valid_rows])
+
+
+def test_a_stratified_split_is_made_by_scikit_learn():
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    labels = (torch.arange(200) % 10 == 0).long()
+    parts = train_test_split(
+        x.numpy(), labels.numpy(), test_size=0.2, stratify=labels.numpy(), random_state=0
+    )
+    seen = []
+    spy = luz.Callback.from_functions(on_valid_batch_end=lambda ctx: seen.append(ctx.target))
+    model = luz.setup(lambda: nn.Linear(3, 2), nn.CrossEntropyLoss(), torch.optim.SGD)
+    x_train, x_valid, y_train, y_valid = parts
+    fit(model, (x_train, y_train), epochs=1, callbacks=spy, valid_data=(x_valid, y_valid))
+    assert torch.cat(seen).bincount().tolist() == [36, 4]
 
 
 @pytest.mark.parametrize("fraction", [2, -1, 0, 1, 0.0, 1.0, 1.5, True])

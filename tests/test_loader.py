@@ -150,22 +150,24 @@ def test_validation_leaves_out_what_chooses_rows_for_training(options):
     assert [batch.tolist() for (batch,) in batches(loader)] == [[0, 1], [2, 3], [4]]
 
 
-def test_a_batch_sampler_without_a_size_leaves_the_default():
-    loader = eval_loader(torch.arange(5), {"batch_sampler": [[3]]}, name="valid_data")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"sampler": [3, 1, 4], "batch_size": 2}, [[3, 1], [4]]),
+        ({"batch_sampler": [[3], [0, 2]]}, [[3], [0, 2]]),
+        ({"batch_sampler": BatchSampler([3, 1, 4], 2, True)}, [[3, 1]]),
+        ({"drop_last": True, "batch_size": 2}, [[0, 1], [2, 3]]),  # R: "dataloader_options"
+    ],
+)
+def test_without_training_data_beside_it_every_option_is_used(options, expected):
+    loader = eval_loader(torch.arange(5), options, name="newdata")
+    assert [batch.tolist() for (batch,) in batches(loader)] == expected
+
+
+def test_a_batch_sampler_without_a_size_leaves_the_default_for_validation():
+    options = {"batch_sampler": [[3]]}
+    loader = eval_loader(torch.arange(5), options, name="valid_data", beside_train=torch.zeros(5))
     assert loader.batch_size == 32
-
-
-def test_prediction_ignores_drop_last():
-    # R: test-module.R, "we can pass dataloader_options"
-    loader = eval_loader(torch.arange(5), {"batch_size": 2, "drop_last": True}, name="newdata")
-    assert len(loader) == 3
-
-
-def test_prediction_warns_of_shuffle():
-    # R: test-module.R, "we can pass dataloader_options"
-    with pytest.warns(UserWarning, match="`shuffle=True` is ignored here"):
-        loader = eval_loader(torch.arange(5), {"shuffle": True}, name="newdata")
-    assert type(loader.sampler) is SequentialSampler
 
 
 @pytest.mark.parametrize(

@@ -272,18 +272,35 @@ def test_a_fitted_model_knows_its_hyperparameters():
 # Options and errors
 
 
-# R: test-module.R, "we can pass dataloader_options" (R drops rows where `drop_last` asks for it)
-@pytest.mark.parametrize("batch_size", [45, 1000])
-def test_drop_last_drops_no_row(linear, batch_size):
-    options = {"batch_size": batch_size, "drop_last": True}
-    assert torch.allclose(linear.predict((X, Y), dataloader_options=options), direct(linear))
+# R: test-module.R, "we can pass dataloader_options"
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"drop_last": True, "batch_size": 45}, range(90)),
+        ({"drop_last": True, "batch_size": 50}, range(100)),
+        ({"sampler": [5, 99, 7]}, [5, 99, 7]),
+        ({"batch_sampler": [[5], [99, 7]]}, [5, 99, 7]),
+    ],
+)
+def test_options_that_take_rows_say_what_comes_out(linear, options, rows):
+    predictions = linear.predict((X, Y), dataloader_options=options)
+    assert torch.allclose(predictions, direct(linear, X[list(rows)]), atol=1e-6)
+
+
+def test_drop_last_that_drops_all_rows_is_an_error(linear):
+    with pytest.raises(ValueError, match="`newdata` must give at least one batch, got none: `drop"):
+        linear.predict(X, batch_size=1000, dataloader_options={"drop_last": True})
 
 
 # R: test-module.R, "we can pass dataloader_options"
-def test_shuffle_is_ignored_with_a_warning(linear):
-    with pytest.warns(UserWarning, match="`shuffle=True` is ignored here"):
-        predictions = linear.predict(X, dataloader_options={"shuffle": True})
-    assert torch.allclose(predictions, direct(linear), atol=1e-6)
+def test_shuffled_predictions_are_warned_of(linear):
+    generator = torch.Generator().manual_seed(3)
+    options = {"shuffle": True, "generator": generator}
+    with pytest.warns(UserWarning, match="`shuffle=True` gives the predictions in another order"):
+        predictions = linear.predict(X, dataloader_options=options)
+    assert not torch.allclose(predictions, direct(linear), atol=1e-6)
+    same = predictions.sort(dim=0).values
+    assert torch.allclose(same, direct(linear).sort(dim=0).values, atol=1e-6)
 
 
 # R: test-module.R, "we can pass dataloader_options" (R warns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import torch
 from torch import nn
 
 from luzpy.ground.records import (
@@ -32,6 +33,7 @@ class Result:
     spec: Any  # what it was fitted from; of a loaded one the module alone
     opt_names: tuple[str, ...] = ("opt",)
     optimizer_states: dict[str, Values] | None = None  # None: they are not known
+    valid_rows: torch.Tensor | None = None
 
     @property
     def best_epoch(self) -> int | None:

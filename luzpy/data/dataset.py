@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, random_split
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from luzpy.ground.nested import is_mapping, is_sequence, map_nested, tensors_in
 from luzpy.ground.primitives import is_array
-from luzpy.ground.types import Array, Batch, Data, Rows
+from luzpy.ground.types import Array, Batch, Data, Loader, Rows
 
 
 class InMemoryDataset(Rows):
@@ -98,8 +98,8 @@ class Split(Subset[Any]):
     """Rows that luzpy chose at random: a run that is resumed takes those that it began with."""
 
 
-def split_dataset(data: Data, fraction: float) -> tuple[Split, Split]:
-    """Split off a random `fraction` of the rows for validation, with torch's global generator."""
+def split_dataset(data: Data, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Split off a random `fraction` of the rows for validation; `seed` says which."""
     dataset = as_dataset(data)
     n_rows = None if isinstance(dataset, IterableDataset) else length_of(dataset)
     if n_rows is None:
@@ -113,8 +113,16 @@ def split_dataset(data: Data, fraction: float) -> tuple[Split, Split]:
             f"`valid_data` must leave at least one row for validation, got {fraction} of "
             f"{n_rows} rows."
         )
-    train, valid = random_split(dataset, [n_rows - n_valid, n_valid])
-    return Split(dataset, train.indices), Split(dataset, valid.indices)
+    # A generator of its own: the rows do not depend on what else the program has drawn.
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
+    numbers = cast("list[int]", cast(Any, order).tolist())
+    return Split(dataset, sorted(numbers[n_valid:])), Split(dataset, sorted(numbers[:n_valid]))
+
+
+def chosen_rows(loader: Loader | None) -> torch.Tensor | None:
+    """The rows that luzpy chose for a loader, if it did."""
+    dataset = getattr(loader, "dataset", None)
+    return torch.tensor(dataset.indices) if isinstance(dataset, Split) else None
 
 
 def _is_pandas(obj: object) -> bool:

@@ -117,12 +117,12 @@ def train_loader(data: Data, options: Options | None) -> Loader:
 def eval_loader(
     data: Data, options: Options | None, *, name: str, beside_train: Data = None
 ) -> Loader:
-    """The DataLoader for validation and prediction: every row, once, in order.
+    """The DataLoader for validation and prediction: every row, once, in order, unless told else.
 
     Args:
         data: What the user gave.
-        options: The user's `dataloader_options`. Those that choose or drop rows are for training
-            and not used here.
+        options: The user's `dataloader_options`. Beside training data those that choose, order or
+            drop rows are for them, and not used here.
         name: The argument's name, for messages.
         beside_train: The training data that `options` are meant for, when there is any.
 
@@ -142,12 +142,8 @@ def eval_loader(
     dataset = as_dataset(data, name=name)
     _check_rows(dataset, name)
     chosen = dict(options or {})
-    if beside_train is None and chosen.get("shuffle"):
-        warnings.warn(
-            "`shuffle=True` is ignored here: rows are taken in their order.",
-            UserWarning,
-            stacklevel=2,
-        )
+    if beside_train is None:
+        return _checked(as_dataloader(dataset, **chosen), name)
     sampler = chosen.get("batch_sampler")
     if sampler is not None and isinstance(getattr(sampler, "batch_size", None), int):
         chosen.setdefault("batch_size", sampler.batch_size)

@@ -101,6 +101,7 @@ def _result(
         # luzpy 0.1.0 did not write the names.
         opt_names=tuple(values.get("opt_names") or loss_names(records) or ("opt",)),
         optimizer_states=_states(values.get("optimizers"), path),
+        valid_rows=values.get("valid_rows"),
     )
 
 

@@ -50,6 +50,7 @@ def save(fitted: Result, path: Path, *, optimizer: bool = True) -> None:
         "opt_hparams": to_primitives(fitted.opt_hparams),
         "stopped": fitted.stopped,
         "opt_names": list(fitted.opt_names),
+        "valid_rows": fitted.valid_rows,
     }
     container.check_primitive({"state": content["state"]}, path)
     if optimizer and fitted.optimizer_states is not None:

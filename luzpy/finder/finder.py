@@ -111,8 +111,8 @@ def lr_finder(
     with preserved_random_state():
         accelerator.share_random_state()
         first = prepare_model(spec, accelerator)
-        device = accelerator.device_of(first)
-        loader, held_out = prepare_data(data, valid_data, options, device)
+        device, seed = accelerator.device_of(first), accelerator.broadcast(spec.seed)
+        loader, held_out = prepare_data(data, valid_data, options, device, seed)
         n_rungs = _steps_of_epoch(loader, accelerator) if steps is None else steps
         if n_rungs is None:
             raise ValueError("`steps` must be given for data of unknown length, got None.")

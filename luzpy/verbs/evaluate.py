@@ -85,7 +85,8 @@ def evaluate(
 
     Args:
         fitted: A fitted model.
-        data: As in `fit`; every row is taken once, in order.
+        data: As in `fit`; every row is taken once, in order, unless `dataloader_options` say
+            otherwise.
         metrics: Metrics in place of those given to `setup`.
         callbacks: Callbacks beside the defaults; the hooks of validation are called.
         accelerator: Where to compute; the model is moved there.

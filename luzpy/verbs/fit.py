@@ -20,6 +20,7 @@ from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import States, optimizer_states
 from luzpy.core.result import Result
 from luzpy.core.spec import R, Spec, check_spec
+from luzpy.data.dataset import chosen_rows
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.arguments import check_seed
@@ -80,7 +81,7 @@ def fit(
             fitted model: how many more.
         callbacks: Callbacks beside the defaults.
         valid_data: Data for validation after every epoch, or a fraction in (0, 1) of `data`,
-            split off at random.
+            whose rows are drawn from the model's seed: the same in every fit (`fitted.valid_rows`).
         accelerator: Where to train, an `Accelerator` or Hugging Face Accelerate's; by default on
             the GPU if there is one.
         verbose: Whether to print; by default in a terminal or notebook only.
@@ -89,7 +90,8 @@ def fit(
             worker processes too. The global random state of torch, NumPy and Python is left as it
             was. None: that is what is drawn from.
         dataloader_options: Passed to the DataLoader that is made of `data`; `shuffle=True` and
-            `drop_last=True` unless said otherwise.
+            `drop_last=True` unless said otherwise. For `valid_data`, all rows of which are taken in
+            order, `sampler`, `batch_sampler`, `shuffle` and `drop_last` do not count.
 
     Returns:
         The fitted model. It keeps the state of the optimizers (of Adam two numbers a weight), on
@@ -127,7 +129,8 @@ def fit(
         accelerator.share_random_state()
         module = _start(spec, fitted, accelerator)
         device = accelerator.device_of(module)
-        train_data, held_out = prepare_data(data, valid_data, options, device)
+        own_seed = accelerator.broadcast(spec.seed)
+        train_data, held_out = prepare_data(data, valid_data, options, device, own_seed)
         ctx = prepare_fit(
             spec,
             module,
@@ -152,6 +155,7 @@ def fit(
         "spec": spec,
         "opt_names": tuple(ctx.optimizers),
         "optimizer_states": _optimizer_states(ctx, accelerator),
+        "valid_rows": chosen_rows(held_out),
     }
     return spec.result(**fields) if fitted is None else attrs.evolve(fitted, **fields)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -46,13 +47,15 @@ def predict(
 
     Args:
         fitted: A fitted model.
-        newdata: As `data` in `fit`; every row is taken once, in order.
+        newdata: As `data` in `fit`; every row is taken once, in order, unless
+            `dataloader_options` say otherwise.
         callbacks: Callbacks beside the progress bar; the hooks of prediction are called.
         accelerator: Where to compute; the model is moved there.
         verbose: Whether to draw a bar; by default in a terminal or notebook only.
         stack: Whether to join the batches' predictions along their first dimension.
         batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
-        dataloader_options: Passed to the DataLoader that is made of `newdata`.
+        dataloader_options: Passed to the DataLoader that is made of `newdata`; with a `sampler`, a
+            `batch_sampler` or `drop_last=True` the predictions are of the rows that these take.
         **kwargs: Further arguments of the module's own `predict`.
 
     Returns:
@@ -71,6 +74,12 @@ def predict(
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults((Progress,), callbacks, accelerator)
     options = check_options(dataloader_options, batch_size, newdata)
+    if (options or {}).get("shuffle"):
+        warnings.warn(
+            "`shuffle=True` gives the predictions in another order than the rows of `newdata`.",
+            UserWarning,
+            stacklevel=2,
+        )
     device = accelerator.device_of(fitted.model)
     rows = resident(newdata, device, options, name="newdata")
     loader = eval_loader(rows, options, name="newdata")

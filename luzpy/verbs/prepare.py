@@ -96,12 +96,12 @@ def go_on(ctx: Context, fitted: Result) -> None:
 
 
 def prepare_data(
-    data: Data, valid_data: Data, options: Options | None, device: torch.device
+    data: Data, valid_data: Data, options: Options | None, device: torch.device, seed: int
 ) -> tuple[Loader, Loader | None]:
-    """The DataLoaders of a run, made of what the user gave."""
+    """The DataLoaders of a run, made of what the user gave; `seed` draws a fraction's rows."""
     train_data = resident(data, device, options, name="data")
     if is_number(valid_data) or isinstance(valid_data, bool):
-        train_data, valid = _split(train_data, valid_data)
+        train_data, valid = _split(train_data, valid_data, options, seed)
     else:
         valid = resident(valid_data, device, options, name="valid_data")
     loader = train_loader(train_data, options)
@@ -149,7 +149,7 @@ def prepare_fit(
     return ctx
 
 
-def _split(data: Data, fraction: float) -> tuple[Data, Data]:
+def _split(data: Data, fraction: float, options: Options | None, seed: int) -> tuple[Data, Data]:
     if isinstance(fraction, bool) or not 0 < fraction < 1:
         raise ValueError(
             f"`valid_data` must be data, or a fraction between 0 and 1, got {fraction!r}."
@@ -159,4 +159,10 @@ def _split(data: Data, fraction: float) -> tuple[Data, Data]:
             f"`valid_data` cannot be a fraction of a DataLoader, got {fraction!r}: give the "
             "Dataset as `data`, or `valid_data` a DataLoader of its own."
         )
-    return split_dataset(data, float(fraction))
+    for option in ("sampler", "batch_sampler"):
+        if option in (options or {}):
+            raise ValueError(
+                f"`valid_data` cannot be a fraction beside a `{option}`, got {fraction!r}: the "
+                f"`{option}` would take rows of validation too. Give data as `valid_data`."
+            )
+    return split_dataset(data, float(fraction), seed)

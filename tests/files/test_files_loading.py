@@ -66,6 +66,13 @@ def saved(folder, module=Net, **hparams):
     return fitted, folder / "net.luz"
 
 
+def test_the_rows_of_validation_are_kept(tmp_path):
+    fitted, path = saved(tmp_path)
+    assert len(fitted.valid_rows) == len(X) // 4
+    assert torch.equal(luz.load(path, module=Net).valid_rows, fitted.valid_rows)
+    assert luz.load(written(tmp_path / "old.luz"), module=Net).valid_rows is None
+
+
 def written(path, **changes):
     """A sealed file of a fitted model, with changes."""
     content = {
