@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 from typing import final
 
@@ -17,7 +18,8 @@ class Interrupt(Callback):
 
     The first Ctrl-C lets the current batch finish, so that weights are never left half updated;
     then `on_interrupt` and `on_fit_end` are called and what has been fitted so far is returned. A
-    second one raises `KeyboardInterrupt` at once. Port of R luz's `luz_callback_interrupt()`.
+    second one raises `KeyboardInterrupt` at once. A line on standard error says so, unless
+    `verbose=False`. Port of R luz's `luz_callback_interrupt()`.
     """
 
     def on_fit_begin(self, ctx: Context) -> None:
@@ -33,3 +35,21 @@ class Interrupt(Callback):
             ctx.stop("interrupted")
 
         at_exit(ctx, replace_handler(signal.SIGINT, press))
+
+    def on_interrupt(self, ctx: Context) -> None:
+        if ctx.verbose:
+            # A terminal has written `^C`: over it.
+            start = "\r" if getattr(sys.stderr, "isatty", bool)() else ""
+            print(
+                f"{start}Interrupted {_place(ctx)}; this fit has ended and returns what it has "
+                "learned so far. (A second Ctrl-C during a fit raises KeyboardInterrupt.)",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _place(ctx: Context) -> str:
+    if not ctx.epoch:
+        return "before the first epoch"
+    part = "batch" if ctx.training else "validation batch"
+    return f"at epoch {ctx.epoch}, {part} {ctx.iter}"

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, NoReturn, final
+from typing import final
 
+from luzpy.callbacks.bar import Bar, is_interactive
 from luzpy.callbacks.metrics import computed
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, at_exit
 from luzpy.data.dataset import length_of
-from luzpy.ground.records import epoch_metrics
-from luzpy.ground.types import Values
+from luzpy.ground.durations import pretty_seconds
+from luzpy.ground.records import epoch_metrics, seconds
 from luzpy.metrics.values import format_value
-
-if TYPE_CHECKING:
-    from tqdm.auto import tqdm
 
 REFRESH_SECONDS = 0.1
 # Live metrics may take at most this share of the time: one that is slow to compute is shown less
@@ -25,30 +21,19 @@ REFRESH_SECONDS = 0.1
 LIVE_SHARE = 0.02
 
 
-def in_notebook() -> bool:
-    """Whether we run in a Jupyter kernel."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and hasattr(shell, "kernel")
-
-
-def is_interactive() -> bool:
-    """Whether somebody is watching: standard output is a terminal or a notebook."""
-    return in_notebook() or bool(getattr(sys.stdout, "isatty", lambda: False)())
-
-
 @final
 class Progress(Callback):
     """Prints the epochs and their metrics, and draws a bar (a default).
 
     In a terminal and in a notebook: `Epoch 1/10`, a bar with the time left and the metrics so
-    far, then `Train metrics: Loss: 0.31 - Acc: 0.9` and `Valid metrics: ...`. Where standard
-    output is neither, one line an epoch. With `verbose=False` nothing at all.
+    far, then `Train metrics: Loss: 0.31 - Acc: 0.9` and `Valid metrics: ...`, with the time that
+    the epoch took. Where standard output is neither, one line an epoch. At the end the total time.
+    With `verbose=False` nothing at all. What you print yourself appears above the bar.
     Port of R luz's `luz_callback_progress()`.
     """
 
     def __init__(self) -> None:
-        self._bar: tqdm[NoReturn] | None = None
+        self._bar: Bar | None = None
         self._title = ""
         self._began = 0.0
         self._count = 0
@@ -88,11 +73,25 @@ class Progress(Callback):
             for split, title in (("train", "Train"), ("valid", "Valid"))
             if (text := _epoch_metrics(ctx, split))
         ]
-        if is_interactive():
-            for line in lines:
-                _say(line)
-        else:
-            _say(" - ".join([f"Epoch {ctx.epoch}/{ctx.max_epochs}", *lines]))
+        if not is_interactive():
+            lines = [" - ".join([f"Epoch {ctx.epoch}/{ctx.max_epochs}", *lines])]
+        took = seconds(ctx.records, "epoch")
+        if lines and took:
+            lines[-1] += f" ({pretty_seconds(took[-1])})"
+        for line in lines:
+            _say(line)
+
+    def on_interrupt(self, ctx: Context) -> None:
+        self._close_bar()
+
+    def on_early_stopping(self, ctx: Context) -> None:
+        self._close_bar()
+
+    def on_fit_end(self, ctx: Context) -> None:
+        self._close_bar()
+        took = seconds(ctx.records, "fit")
+        if ctx.verbose and took:
+            _say(f"Total time: {pretty_seconds(took[-1])}")
 
     def on_predict_begin(self, ctx: Context) -> None:
         self._open_bar(ctx, "Predict")
@@ -116,19 +115,15 @@ class Progress(Callback):
     def _refresh(self, ctx: Context, split: str) -> None:
         begun = perf_counter()
         if self._bar is None:  # what is over before would only flicker
-            self._bar = open_bar(self._title, length_of(ctx.data))
-            self._bar.start_t -= begun - self._began
+            self._bar = Bar(self._title, length_of(ctx.data), self._began)
         rows: dict[str, float] = {}
         for metric in ctx.metrics.get(split, []):
             if metric.is_shared:
                 continue
             with suppress(Exception):  # some cannot be computed yet; at the epoch's end they must
                 rows |= computed(ctx, metric)
-        self._bar.update(self._count)
+        self._bar.update(self._count, _listed(rows, _display_names(ctx, split)))
         self._count = 0
-        if rows:
-            names = _display_names(ctx, split)
-            self._bar.set_postfix_str(_listed(rows, names), refresh=True)
         now = perf_counter()
         self._next = now + max(REFRESH_SECONDS, (now - begun) / LIVE_SHARE)
 
@@ -137,22 +132,6 @@ class Progress(Callback):
             self._bar.update(self._count)
             self._bar.close()
             self._bar = None
-
-
-def open_bar(title: str, total: int | None) -> tqdm[NoReturn]:
-    """A tqdm bar, for the terminal or the notebook, that vanishes when closed."""
-    from tqdm.auto import tqdm
-
-    in_terminal: Values = {}
-    if not in_notebook():
-        in_terminal = {"file": sys.stdout, "dynamic_ncols": True}
-        if total is not None:
-            # A narrow terminal keeps the time left and the metrics, and shortens the bar.
-            width = 24 if shutil.get_terminal_size().columns >= 100 else 10
-            in_terminal["ascii"] = " ="
-            bar = f"[{{bar:{width}}}] - ETA: {{remaining}}{{postfix}}"
-            in_terminal["bar_format"] = f"{{desc}}: {{n_fmt}}/{{total_fmt}} {bar}"
-    return tqdm(total=total, desc=title, leave=False, unit="batch", **in_terminal)
 
 
 def _display_names(ctx: Context, split: str) -> dict[str, str]:

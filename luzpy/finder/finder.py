@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from luzpy.callbacks.progress import is_interactive, open_bar
+from luzpy.callbacks.bar import Bar, is_interactive
 from luzpy.core.callback import Callback
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec, check_spec
@@ -119,7 +119,7 @@ def lr_finder(
         rates = learning_rates(n_rungs, start_lr, end_lr, log_spaced_intervals)
         bar = None
         if is_verbose and is_interactive():
-            bar = open_bar("Finding the learning rate", n_rungs * runs)
+            bar = Bar("Finding the learning rate", n_rungs * runs)
         with _restarting(loader, held_out) as restart, closing(bar) if bar else nullcontext():
             swept, reason = Runs(
                 spec=spec,

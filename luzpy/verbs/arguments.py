@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from luzpy.callbacks.bar import is_interactive
 from luzpy.callbacks.mixed_precision import MixedPrecision
-from luzpy.callbacks.progress import is_interactive
 from luzpy.core.callback import Callback, check_callbacks
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator
@@ -62,10 +62,10 @@ def check_epochs(epochs: Any) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def check_verbose(verbose: bool | None) -> bool:
+def check_verbose(verbose: bool | None, *, elsewhere: bool = False) -> bool:
     """Whether to print; None asks whether somebody is watching."""
     check_flag("verbose", verbose, optional=True)
-    return is_interactive() if verbose is None else verbose
+    return is_interactive() or elsewhere if verbose is None else verbose
 
 
 def check_options(options: Options | None, batch_size: int | None, data: Data) -> Options | None:

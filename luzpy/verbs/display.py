@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import mean
 
+from luzpy.ground.durations import pretty_seconds
 from luzpy.ground.records import (
     Records,
     epoch_metrics,
@@ -19,17 +20,6 @@ from luzpy.metrics.values import format_value
 def metric_lines(rows: Mapping[str, float]) -> list[str]:
     """One line a metric."""
     return [f"{name}: {format_value(value)}" for name, value in rows.items()]
-
-
-def pretty_seconds(duration: float) -> str:
-    """A duration for people: `340ms`, `1.5s`, `2m 3s`, `1h 2m 3s`."""
-    if duration < 1:
-        return f"{duration * 1000:.0f}ms"
-    if duration < 60:
-        return f"{duration:.1f}s"
-    minutes, rest = divmod(round(duration), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes}m {rest}s" if hours else f"{minutes}m {rest}s"
 
 
 def time_lines(records: Records) -> list[str]:

@@ -84,7 +84,8 @@ def fit(
             whose rows are drawn from the model's seed: the same in every fit (`fitted.valid_rows`).
         accelerator: Where to train, an `Accelerator` or Hugging Face Accelerate's; by default on
             the GPU if there is one.
-        verbose: Whether to print; by default in a terminal or notebook only.
+        verbose: Whether to print. By default a bar is drawn in a terminal or notebook, and one line
+            an epoch is printed elsewhere; False: nothing.
         batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
         seed: Makes the order of the data, dropout, and what else is drawn in the fit repeatable, in
             worker processes too. The global random state of torch, NumPy and Python is left as it
@@ -124,7 +125,7 @@ def fit(
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults(FIT_DEFAULTS, callbacks, accelerator)
     options = check_options(dataloader_options, batch_size, data)
-    is_verbose = check_verbose(verbose) and accelerator.is_main
+    is_verbose = check_verbose(verbose, elsewhere=True) and accelerator.is_main
     with seeded(seed):
         accelerator.share_random_state()
         module = _start(spec, fitted, accelerator)

@@ -14,6 +14,7 @@ from models import Scale
 from torch import nn
 
 import luzpy as luz
+from luzpy.ground.durations import pretty_seconds
 
 PROGRAM = """
 import sys, time
@@ -52,6 +53,34 @@ SCENARIOS = {
     "stopped": """
 stopping = luz.callbacks.EarlyStopping("train_loss")
 model.fit(data, 9, stopping, dataloader_options=options)
+""",
+    "prints": """
+def say(ctx):
+    print(f"at {ctx.iter}")
+    if ctx.iter == 9:
+        print("no", "end", end=" ")
+        print("yet")
+        print("to stderr", file=sys.stderr)
+    if ctx.iter == 12:
+        print("open", end="", flush=True)
+speaker = luz.Callback.from_functions(on_train_batch_end=say)
+before = sys.stdout, sys.stderr
+model.fit(data, 1, speaker, dataloader_options=options)
+assert (sys.stdout, sys.stderr) == before
+""",
+    "within": """
+def fit(ctx):
+    if ctx.iter == 8:
+        model.fit(data, 1, dataloader_options=options)
+model.fit(data, 1, luz.Callback.from_functions(on_train_batch_end=fit), dataloader_options=options)
+""",
+    "interrupted": """
+import os, signal
+def press(ctx):
+    if (ctx.epoch, ctx.iter) == (2, 9):
+        os.kill(os.getpid(), signal.SIGINT)
+callback = luz.Callback.from_functions(on_train_batch_begin=press)
+model.fit(data, 3, callback, dataloader_options=options)
 """,
     "failed": """
 def fail(ctx):
@@ -121,15 +150,60 @@ def bars(text, title):
     return [part for part in re.split(r"[\r\n]", text) if part.startswith(f"{title}:")]
 
 
-def test_terminal_keeps_the_epochs_and_their_metrics(written):
+TIME = re.compile(r"\d+(\.\d)?m?s")
+METRICS = "metrics: Loss: 0.25 - MAE: 0.5"
+
+
+def timeless(lines):
+    """Lines with `<time>` in the place of every duration."""
+    return [TIME.sub("<time>", line) for line in lines]
+
+
+def test_terminal_keeps_the_epochs_their_metrics_and_times(written):
     # R: test-callbacks.R, "progressbar appears with training and validation"
-    assert screen(written["fit"]) == [
+    assert timeless(screen(written["fit"])) == [
         "Epoch 1/2",
-        "Train metrics: Loss: 0.25 - MAE: 0.5",
-        "Valid metrics: Loss: 0.25 - MAE: 0.5",
+        f"Train {METRICS}",
+        f"Valid {METRICS} (<time>)",
         "Epoch 2/2",
-        "Train metrics: Loss: 0.25 - MAE: 0.5",
-        "Valid metrics: Loss: 0.25 - MAE: 0.5",
+        f"Train {METRICS}",
+        f"Valid {METRICS} (<time>)",
+        "Total time: <time>",
+    ]
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_what_a_callback_prints_comes_out_above_the_bar(columns):
+    text = in_terminal(PROGRAM + SCENARIOS["prints"], columns)
+    assert timeless(screen(text)) == [
+        "Epoch 1/1",
+        *(f"at {batch}" for batch in range(1, 10)),
+        "no end yet",
+        "to stderr",
+        *(f"at {batch}" for batch in range(10, 13)),
+        "open",
+        f"Train {METRICS} (<time>)",
+        "Total time: <time>",
+    ]
+    live = [bar for bar in bars(text, "Train") if "Loss" in bar]
+    assert live
+    assert all(len(bar.rstrip()) <= columns for bar in live)
+
+
+def test_a_fit_within_a_fit_has_its_own_bar(written):
+    assert written["within"].count("Epoch 1/1") == 2
+    assert written["within"].count("Total time") == 2
+    assert any("Loss: 0.25" in bar for bar in bars(written["within"], "Train"))
+
+
+def test_ctrl_c_says_where_the_fit_has_ended(written):
+    assert timeless(screen(written["interrupted"])) == [
+        "Epoch 1/3",
+        f"Train {METRICS} (<time>)",
+        "Epoch 2/3",
+        "Interrupted at epoch 2, batch 9; this fit has ended and returns what it has learned so "
+        "far. (A second Ctrl-C during a fit raises KeyboardInterrupt.)",
+        "Total time: <time>",
     ]
 
 
@@ -150,7 +224,11 @@ def test_stream_without_length_has_a_bar_without_an_end(written):
     shown = bars(written["stream"], "Train")
     live = r"Train: \d+batch \[\d\d:\d\d, .*Loss: 0.25 - MAE: 0.5\] *"
     assert any(re.fullmatch(live, bar) for bar in shown)
-    assert screen(written["stream"]) == ["Epoch 1/1", "Train metrics: Loss: 0.25 - MAE: 0.5"]
+    assert timeless(screen(written["stream"])) == [
+        "Epoch 1/1",
+        f"Train {METRICS} (<time>)",
+        "Total time: <time>",
+    ]
 
 
 def test_predict_has_a_bar_that_vanishes(written):
@@ -166,9 +244,10 @@ def test_evaluate_has_a_bar_that_vanishes(written):
 
 
 def test_early_stopping_is_told_below_the_metrics(written):
-    assert screen(written["stopped"])[-2:] == [
-        "Train metrics: Loss: 0.25 - MAE: 0.5",
+    assert timeless(screen(written["stopped"]))[-3:] == [
+        f"Train {METRICS} (<time>)",
         "Early stopping at epoch 2 of 9",
+        "Total time: <time>",
     ]
 
 
@@ -205,38 +284,76 @@ class One(Two):
         return torch.optim.SGD(self.parameters(), lr)
 
 
-def test_file_gets_one_line_an_epoch(capfd):
-    fit(One, verbose=True, valid_data=DATA)
-    metrics = "metrics: Loss: 0.25 - MAE: 0.5"
+@pytest.mark.parametrize("verbose", [True, None])
+def test_file_gets_one_line_an_epoch(capfd, verbose):
+    fit(One, verbose=verbose, valid_data=DATA)
     out, err = capfd.readouterr()
-    assert out.splitlines() == [
-        f"Epoch {epoch}/2 - Train {metrics} - Valid {metrics}" for epoch in (1, 2)
+    assert timeless(out.splitlines()) == [
+        f"Epoch 1/2 - Train {METRICS} - Valid {METRICS} (<time>)",
+        f"Epoch 2/2 - Train {METRICS} - Valid {METRICS} (<time>)",
+        "Total time: <time>",
     ]
     assert err == ""
 
 
+def test_times_are_those_of_the_records(capfd):
+    profile = fit(One).records["profile"]
+    lines = capfd.readouterr().out.splitlines()
+    took = [*profile["epoch"], *profile["fit"]]
+    assert [TIME.search(line)[0] for line in lines] == [pretty_seconds(time) for time in took]
+
+
+def interrupted(verbose, **hook):
+    def interrupt(ctx):
+        if ctx.epoch == 2:
+            raise KeyboardInterrupt
+
+    callback = luz.Callback.from_functions(**dict.fromkeys(hook, interrupt))
+    return fit(One, verbose=verbose, callbacks=callback, valid_data=DATA)
+
+
+def test_file_has_the_line_of_ctrl_c_on_stderr(capfd):
+    interrupted(None, on_valid_batch_end=True)
+    err = capfd.readouterr().err
+    assert err.startswith("Interrupted at epoch 2, validation batch 1; this fit has ended")
+    assert err.endswith("(A second Ctrl-C during a fit raises KeyboardInterrupt.)\n")
+
+
+def test_ctrl_c_before_the_first_epoch_is_told_so(capfd):
+    def interrupt(ctx):
+        raise KeyboardInterrupt
+
+    fit(One, callbacks=luz.Callback.from_functions(on_fit_begin=interrupt))
+    assert capfd.readouterr().err.startswith("Interrupted before the first epoch; this fit")
+
+
+def test_ctrl_c_without_output_is_silent(capfd):
+    interrupted(False, on_valid_batch_end=True)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_losses_of_several_optimizers_are_all_shown(capfd):
     fit(verbose=True)
-    line = "Epoch 1/2 - Train metrics: loss_gen: 0.25 - loss_dis: 0.25 - MAE: 0.5"
-    assert capfd.readouterr().out.splitlines()[0] == line
+    line = "Epoch 1/2 - Train metrics: loss_gen: 0.25 - loss_dis: 0.25 - MAE: 0.5 (<time>)"
+    assert timeless(capfd.readouterr().out.splitlines())[0] == line
 
 
 def test_values_have_four_decimals_as_in_r(capfd):
     log = luz.Callback.from_functions(on_train_end=lambda ctx: ctx.log_metric("third", 1 / 3))
     fit(One, verbose=True, callbacks=log)
-    assert capfd.readouterr().out.splitlines()[0].endswith(" - third: 0.3333")
+    assert timeless(capfd.readouterr().out.splitlines())[0].endswith(" - third: 0.3333 (<time>)")
 
 
-@pytest.mark.parametrize("verbose", [False, None])
-def test_file_gets_nothing_unless_asked(capfd, verbose):
-    fitted = fit(One, verbose=verbose, valid_data=DATA)
-    fitted.evaluate(DATA, verbose=verbose)
-    fitted.predict(DATA[0], verbose=verbose)
+def test_file_gets_nothing_if_not_verbose(capfd):
+    fitted = fit(One, verbose=False, valid_data=DATA)
+    fitted.evaluate(DATA, verbose=False)
+    fitted.predict(DATA[0], verbose=False)
     assert capfd.readouterr() == ("", "")
 
 
-def test_file_gets_no_bar_of_predict_and_evaluate(capfd):
+@pytest.mark.parametrize("verbose", [True, None])
+def test_file_gets_no_bar_of_predict_and_evaluate(capfd, verbose):
     fitted = fit(One, verbose=False)
-    fitted.evaluate(DATA, verbose=True)
-    fitted.predict(DATA[0], verbose=True)
+    fitted.evaluate(DATA, verbose=verbose)
+    fitted.predict(DATA[0], verbose=verbose)
     assert capfd.readouterr() == ("", "")
