@@ -156,7 +156,7 @@ def setup(
         loss: `loss(input, target)`, a function or module that returns a scalar tensor. Not needed
             if the module has a `loss` or a `step`.
         optimizer: For example `torch.optim.Adam`. Not needed if the module has `set_optimizers`.
-        metrics: A metric, a list of them, or a `MetricSet`.
+        metrics: A metric, a list of them, a dict name → metric, or a `MetricSet`.
         backward: `backward(loss)`, in place of `loss.backward()`.
         seed: Draws the initial weights, the same in every run. Itself drawn from torch's global
             generator, once, if None.

@@ -16,6 +16,7 @@ from luzpy.ground.records import SETS, epoch_metrics
 
 Row = dict[str, object]
 KEYS = ("epoch", "set")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @final
@@ -25,7 +26,8 @@ class CSVLogger(Callback):
     The columns are `epoch`, `set` and the metrics of both sets; a metric that a set does not have
     is left blank. Each epoch is on the disk before the next one begins. A fresh run starts a fresh
     file; one that is resumed after epoch 1 goes on with the file, of which it replaces only the
-    epochs that it runs again. (R luz overwrites it, and fails when the sets' metrics differ.)
+    epochs that it runs again. (R luz overwrites it, and fails when the sets' metrics differ.) Text
+    that a spreadsheet would take for a formula gets a `'` before it.
     Port of R luz's `luz_callback_csv_logger()`.
 
     Args:
@@ -33,6 +35,7 @@ class CSVLogger(Callback):
 
     Raises:
         TypeError: If `path` is not a path.
+        ValueError: In a run: if a metric is called `epoch` or `set`.
         LuzError: In a resumed run: if the file is not one of this callback's.
 
     Examples:
@@ -89,10 +92,21 @@ def _as_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
+def _inert(cell: object) -> object:
+    """A cell that no spreadsheet takes for a formula; numbers stay as they are."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
 def _epoch_rows(ctx: Context) -> list[Row]:
     rows: list[Row] = []
     for set in SETS:
         metrics = epoch_metrics(ctx.records, set, ctx.epoch)
+        for name in KEYS:
+            if name in metrics:
+                raise ValueError(
+                    f"`metrics` must have other names than the columns epoch and set, got {name!r}."
+                )
         if metrics:
-            rows.append({"epoch": ctx.epoch, "set": set, **metrics})
+            cells = {str(_inert(name)): _inert(value) for name, value in metrics.items()}
+            rows.append({"epoch": ctx.epoch, "set": set, **cells})
     return rows

@@ -26,6 +26,8 @@ class EarlyStopping(Callback):
         mode: `"min"`, `"max"` or `"zero"` (closer to zero): which way is better. None: the metric's
             `higher_is_better` says it.
         baseline: What the first epoch has to improve on, if anything.
+        stopping_threshold: It stops once the quantity is as good as this.
+        divergence_threshold: It stops once the quantity is worse than this.
 
     Raises:
         ValueError: If an argument is out of bounds.
@@ -46,13 +48,23 @@ class EarlyStopping(Callback):
         patience: int = 0,
         mode: str | None = None,
         baseline: float | None = None,
+        *,
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
     ) -> None:
         self.monitor: Monitor = Monitor(monitor, mode, min_delta)
         check_count("patience", patience, minimum=0)
-        if baseline is not None:
-            check_number("baseline", baseline)
+        for name, value in (
+            ("baseline", baseline),
+            ("stopping_threshold", stopping_threshold),
+            ("divergence_threshold", divergence_threshold),
+        ):
+            if value is not None:
+                check_number(name, value)
         self.patience = patience
         self.baseline = baseline
+        self.stopping_threshold = stopping_threshold
+        self.divergence_threshold = divergence_threshold
         self._begin()
 
     def _begin(self) -> None:
@@ -68,10 +80,18 @@ class EarlyStopping(Callback):
         if improved:
             self.current_best = value
             self.patience_counter = 0
-            return
-        self.patience_counter += 1
-        if self.patience_counter >= max(self.patience, 1) and ctx.epoch >= ctx.min_epochs:
+        else:
+            self.patience_counter += 1
+        ends = self.patience_counter >= max(self.patience, 1) or self._is_beyond(ctx, value)
+        if ends and ctx.epoch >= ctx.min_epochs:
             ctx.stop("early stopping")
+
+    def _is_beyond(self, ctx: Context, value: float) -> bool:
+        """Whether the quantity is as good as one threshold, or worse than the other."""
+        good, bad = self.stopping_threshold, self.divergence_threshold
+        if good is not None and (value == good or self.monitor.is_better(ctx, value, good)):
+            return True
+        return bad is not None and self.monitor.is_better(ctx, bad, value)
 
     def on_early_stopping(self, ctx: Context) -> None:
         if ctx.verbose:

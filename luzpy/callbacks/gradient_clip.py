@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
@@ -23,10 +23,12 @@ class GradientClip(Callback):
     Args:
         max_norm: The largest norm.
         norm_type: The p of the p-norm; infinity for the maximum norm.
+        clip_value: In place of the norm, the largest size of each number in the gradients.
 
     Raises:
         TypeError: If an argument is not a number.
-        ValueError: If `max_norm` is negative, or `norm_type` not positive.
+        ValueError: If `max_norm` is negative, `norm_type` or `clip_value` not
+            positive, or both a norm and `clip_value` are given.
 
     Examples:
         >>> import luzpy as luz
@@ -34,19 +36,36 @@ class GradientClip(Callback):
         <luzpy.callbacks.GradientClip: max_norm 1, norm_type 2>
     """
 
-    def __init__(self, max_norm: float = 1, norm_type: float = 2) -> None:
+    def __init__(
+        self, max_norm: float = 1, norm_type: float = 2, *, clip_value: float | None = None
+    ) -> None:
         check_number("max_norm", max_norm, minimum=0)
         if not is_number(norm_type):
             raise TypeError(f"`norm_type` must be a number, got {norm_type!r}.")
         if not norm_type > 0:
             raise ValueError(f"`norm_type` must be positive, got {norm_type!r}.")
+        if clip_value is not None:
+            check_number("clip_value", clip_value)
+            if not clip_value > 0:
+                raise ValueError(f"`clip_value` must be positive, got {clip_value!r}.")
+            if (max_norm, norm_type) != (1, 2):
+                raise ValueError(
+                    f"`clip_value` must be None where a norm is given, got {clip_value!r}: use two "
+                    "callbacks to clip by both."
+                )
+        self.clip_value = clip_value
         self.max_norm = max_norm
         self.norm_type = norm_type
 
     def on_train_batch_before_step(self, ctx: Context) -> None:
+        if self.clip_value is not None:
+            clip_grad_value_(ctx.model.parameters(), self.clip_value)
+            return
         clip_grad_norm_(ctx.model.parameters(), self.max_norm, self.norm_type)
 
     def __repr__(self) -> str:
+        if self.clip_value is not None:
+            return f"<luzpy.callbacks.GradientClip: clip_value {self.clip_value:g}>"
         return (
             f"<luzpy.callbacks.GradientClip: max_norm {self.max_norm:g}, "
             f"norm_type {self.norm_type:g}>"

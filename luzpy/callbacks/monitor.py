@@ -68,13 +68,13 @@ class Monitor:
         Raises:
             LuzError: If there is none of that name, or nobody knows which way is better.
         """
-        value, monitor = self.value(ctx), self
-        if self.mode is None:
-            known = self._directions(ctx)
-            rows = epoch_metrics(ctx.records, self.set, ctx.epoch)
-            owner = owner_of(self.metric, known, rows)
-            monitor = attrs.evolve(self, mode=self._mode(known[owner] if owner else None))
-        return value, monitor.improved(value, best)
+        value = self.value(ctx)
+        return value, self._with_mode(ctx).improved(value, best)
+
+    def is_better(self, ctx: Context, new: float, old: float) -> bool:
+        """Whether one value of the quantity is better than another; NaN is not, nor worse."""
+        monitor = attrs.evolve(self._with_mode(ctx), min_delta=0)
+        return not math.isnan(old) and monitor.improved(new, old)
 
     def value(self, ctx: Context) -> float:
         """The quantity in this epoch; of several processes the main one's, for all decide alike.
@@ -102,6 +102,14 @@ class Monitor:
         if self.mode == "max":
             return new > best + self.min_delta
         return abs(new) < abs(best) - self.min_delta
+
+    def _with_mode(self, ctx: Context) -> Monitor:
+        if self.mode is not None:
+            return self
+        known = self._directions(ctx)
+        rows = epoch_metrics(ctx.records, self.set, ctx.epoch)
+        owner = owner_of(self.metric, known, rows)
+        return attrs.evolve(self, mode=self._mode(known[owner] if owner else None))
 
     def _directions(self, ctx: Context) -> dict[str, bool | None]:
         return directions(getattr(internals(ctx).metric_set, self.set, ()))

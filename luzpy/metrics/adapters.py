@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Self, final
 
@@ -84,12 +85,16 @@ class TorchMetric(Metric):
         load_torchmetrics_state(self.metric, state)
 
 
-def as_metric(given: object) -> Metric:
-    """Make a `Metric` of what a user gave.
+def as_metric(given: object, name: str | None = None) -> Metric:
+    """Make a `Metric` of what a user gave, under a name of the user's if there is one.
 
     Raises:
         TypeError: If it is none of the kinds that are allowed, or a class instead of an instance.
     """
+    if name is not None:
+        metric = copy.copy(as_metric(given))  # the user's own keeps its name
+        metric.abbrev = name
+        return metric
     if isinstance(given, Metric):
         return given
     if isinstance(given, type):

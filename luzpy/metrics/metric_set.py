@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import attrs
 
-from luzpy.ground.nested import is_sequence
+from luzpy.ground.nested import is_mapping, is_sequence
 from luzpy.metrics.adapters import as_metric
-from luzpy.metrics.metric import Metric
+from luzpy.metrics.metric import Metric, is_torchmetric
 
 
 @attrs.frozen(init=False)
@@ -18,8 +18,8 @@ class MetricSet:
         train_metrics: Computed on the training set only.
         valid_metrics: Computed on the validation set only, and by `evaluate`.
 
-    Each is one metric or a list: luzpy metrics, torchmetrics metrics, functions
-    `(preds, target) -> number`. The loss is always there and need not be named.
+    Each is one metric, a list, or a dict name → metric: luzpy metrics, torchmetrics metrics,
+    functions `(preds, target) -> number`. The loss is always there and need not be named.
 
     Raises:
         TypeError: If something is not a metric.
@@ -40,7 +40,7 @@ class MetricSet:
     ) -> None:
         both = _listed(metrics)
         for name, extra in (("train", train_metrics), ("valid", valid_metrics)):
-            chosen = tuple(as_metric(given) for given in both + _listed(extra))
+            chosen = tuple(as_metric(given, own) for own, given in both + _listed(extra))
             _check_names(chosen, name)
             object.__setattr__(self, name, chosen)
 
@@ -50,10 +50,16 @@ def as_metric_set(metrics: object) -> MetricSet:
     return metrics if isinstance(metrics, MetricSet) else MetricSet(metrics)
 
 
-def _listed(metrics: object) -> list[object]:
+def _listed(metrics: object) -> list[tuple[str | None, object]]:
+    """Each metric, and the name that the user gave it."""
     if metrics is None:
         return []
-    return [*metrics] if is_sequence(metrics) else [metrics]
+    if is_mapping(metrics) and not is_torchmetric(metrics):
+        for name in metrics:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"`metrics` must have names that are strings, got {name!r}.")
+        return list(metrics.items())
+    return [(None, given) for given in (metrics if is_sequence(metrics) else [metrics])]
 
 
 def _check_names(metrics: tuple[Metric, ...], name: str) -> None:
@@ -62,5 +68,5 @@ def _check_names(metrics: tuple[Metric, ...], name: str) -> None:
         if names.count(metric) > 1:
             raise ValueError(
                 f"`metrics` must have names of their own, got {metric!r} twice in the {name} set; "
-                "set the `abbrev` of one."
+                "set the `abbrev` of one, or give a dict name -> metric."
             )

@@ -145,6 +145,39 @@ def test_a_metric_that_appears_late_gets_a_column(tmp_path):
     assert pd.read_csv(path)["epoch"].tolist() == [1, 2, 3]
 
 
+def logging(**values):
+    def log(ctx):
+        for name, value in values.items():
+            ctx.log_metric(name, value)
+
+    return luz.Callback.from_functions(on_train_end=log)
+
+
+@pytest.mark.parametrize("name", ["epoch", "set"])
+def test_a_metric_with_the_name_of_a_column_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"other names than the columns .*, got '{name}'"):
+        fit(logging(**{name: 1.0}), CSVLogger(tmp_path / "log.csv"))
+
+
+def test_names_with_commas_quotes_and_line_breaks_are_read_back(tmp_path):
+    names = ["a,b", 'a "b"', "a\nb"]
+    fit(logging(**dict.fromkeys(names, 2.0)), CSVLogger(tmp_path / "log.csv"), epochs=1)
+    header, row = rows(tmp_path / "log.csv")
+    assert header[3:] == names
+    assert row[3:] == ["2.0"] * 3
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@x"])
+def test_no_cell_is_a_formula(tmp_path, name):
+    path = tmp_path / "log.csv"
+    callbacks = logging(**{name: -2.0}, note="=HYPERLINK()"), CSVLogger(path)
+    fit(*callbacks, epochs=1)
+    fit(*callbacks, resuming(1), epochs=2)
+    header, *found = rows(path)
+    assert header[3:] == [f"'{name}", "note"]
+    assert [row[3:] for row in found] == [["-2.0", "'=HYPERLINK()"]] * 2  # a number stays one
+
+
 def test_its_folder_is_made_and_nothing_else_left_there(tmp_path):
     fit(CSVLogger(tmp_path / "a" / "log.csv"), epochs=1)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["log.csv"]

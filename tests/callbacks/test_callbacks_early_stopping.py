@@ -216,3 +216,33 @@ def test_unknown_metric_is_an_error_after_the_first_epoch():
 def test_arguments_out_of_bounds_are_errors(kwargs, error, text):
     with pytest.raises(error, match=text):
         luz.callbacks.EarlyStopping(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("values", "kwargs", "epochs"),
+    [
+        ([5, 4, 3, 2, 1], {"stopping_threshold": 3}, 3),
+        ([5, 4, 3, 2, 1], {"stopping_threshold": 2.5}, 4),
+        ([1, 2, 3, 4], {"stopping_threshold": 3, "mode": "max"}, 3),
+        ([9, -6, 4, -1], {"stopping_threshold": 5, "mode": "zero"}, 3),
+        ([5, 6, 7, 8], {"divergence_threshold": 6.5}, 3),
+        ([5, 6, 7, 8], {"divergence_threshold": 7}, 4),
+        ([9, 8, 7, 6], {"divergence_threshold": 7.5, "mode": "max"}, 3),
+        ([1, -2, 3, -4], {"divergence_threshold": 2.5, "mode": "zero"}, 3),
+        ([5, 1, 1, 1], {"stopping_threshold": 2, "epochs": (3, 4)}, 3),
+        ([5, math.nan, 4, 3], {"stopping_threshold": 4, "divergence_threshold": 6}, 3),
+    ],
+)
+def test_thresholds_end_the_run_whatever_the_patience(values, kwargs, epochs):
+    assert run(values, **{"patience": 9} | kwargs) == (epochs, "early stopping")
+
+
+@pytest.mark.parametrize("name", ["stopping_threshold", "divergence_threshold"])
+def test_a_value_that_is_not_a_number_is_beyond_no_threshold(name):
+    assert run([math.nan, math.nan], patience=9, **{name: 1}) == (2, "completed")
+
+
+@pytest.mark.parametrize("name", ["stopping_threshold", "divergence_threshold"])
+def test_thresholds_are_numbers(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be"):
+        luz.callbacks.EarlyStopping(**{name: "low"})

@@ -112,3 +112,26 @@ def test_arguments_are_checked(arguments, error):
 
 def test_a_whole_number_is_a_number():
     assert (GradientClip(max_norm=1).max_norm, GradientClip().norm_type) == (1, 2)
+
+
+def test_values_are_clipped_one_by_one():
+    for before, after in before_and_after(GradientClip(clip_value=0.5)):
+        assert np.abs(before).max() > 0.5
+        assert after == pytest.approx(np.clip(before, -0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"clip_value": 0}, ValueError, "`clip_value` must be positive, got 0"),
+        ({"clip_value": "x"}, TypeError, "`clip_value` must be"),
+        ({"max_norm": 2, "clip_value": 1}, ValueError, "`clip_value` must be None where a norm"),
+    ],
+)
+def test_wrong_clip_values_are_refused(options, kind, text):
+    with pytest.raises(kind, match=text):
+        GradientClip(**options)
+
+
+def test_clip_value_is_printed():
+    assert repr(GradientClip(clip_value=0.5)) == "<luzpy.callbacks.GradientClip: clip_value 0.5>"
