@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: test soak lint docs bench demo
+.PHONY: test soak lint docs bench gpu demo
 
 test:
 	$(PYTHON) -m pytest -n 2 --cov=luzpy --cov-report=term-missing:skip-covered
@@ -20,6 +20,9 @@ docs:
 
 bench:
 	$(PYTHON) -m benchmarks
+
+gpu:
+	$(PYTHON) -m benchmarks gpu
 
 demo:
 	$(PYTHON) -m luzpy

@@ -1,4 +1,8 @@
-"""`python -m benchmarks`: the speed of luzpy, or (`suggest`) how good its suggestions are."""
+"""`python -m benchmarks`: the speed of luzpy.
+
+`python -m benchmarks gpu`: the same and its tests on an accelerator; `python -m benchmarks
+suggest`: how good its suggestions are.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,15 @@ import argparse
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="?", choices=("speed", "suggest"), default="speed")
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("which", nargs="?", choices=("speed", "suggest", "gpu"), default="speed")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="those of the benchmark")
     chosen = parser.parse_args()
     # Imported only here: one benchmark does without the packages of the other.
     if chosen.which == "speed":
         from benchmarks.speed import __main__ as benchmark
+    elif chosen.which == "gpu":
+        from benchmarks.gpu import __main__ as benchmark
     else:
         from benchmarks.suggestion import __main__ as benchmark
     benchmark.main(chosen.arguments)
