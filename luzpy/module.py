@@ -71,7 +71,7 @@ def set_seed(model: LuzModule, seed: int) -> LuzModule:
         TypeError: If `seed` is not a whole number.
         ValueError: If it is negative.
     """
-    return attrs.evolve(model, seed=seed, reinitialize=True)
+    return attrs.evolve(model, seed=seed, reinitialize=True, seed_is_given=True)
 
 
 @attrs.frozen(eq=False, repr=False, kw_only=True)
@@ -208,6 +208,7 @@ def setup(
             f"`loss` must be a function or an instance, got the class {loss.__name__}: write "
             f"{loss.__name__}()."
         )
+    seed_is_given = seed is not None
     if seed is None:
         seed = int(torch.randint(2**32, ()))
     return LuzModule(
@@ -217,6 +218,7 @@ def setup(
         metrics=as_metric_set(metrics),
         backward=backward,
         seed=seed,
+        seed_is_given=seed_is_given,
     )
 
 

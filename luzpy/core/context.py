@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,11 @@ class Internals:
 
     Attributes:
         metric_set: The templates that the run's metrics are made from.
+        spec: What the run was specified by.
+        began: When the run began, in seconds since 1970; one that was resumed began when it first
+            did.
+        fit_seed: The `seed` that `fit` was given.
+        make_result: `make_result(ctx, stopped)`, what the run returns.
         opt_names: The names that a step goes through.
         opt_name: Whose step is under way.
         n_rows: How many rows the batch has; 0 if nothing of it counts.
@@ -72,6 +78,10 @@ class Internals:
     """
 
     metric_set: MetricSet | None = None
+    spec: Any = None
+    began: float = attrs.field(factory=time.time)
+    fit_seed: int | None = None
+    make_result: Callable[[Any, str], Any] | None = None
     opt_names: tuple[str, ...] = ()
     opt_name: str | None = None
     n_rows: int = 0

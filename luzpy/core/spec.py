@@ -43,6 +43,7 @@ class Spec(Generic[R]):
     hparams: Mapping[str, Any] = attrs.field(factory=Values, converter=_read_only)
     opt_hparams: Mapping[str, Any] = attrs.field(factory=Values, converter=_read_only)
     reinitialize: bool = False  # whether a module instance is given new weights
+    seed_is_given: bool = False  # or drawn, anew at every start of a script
 
     def result(self, **fields: Any) -> R:
         """What a fit of this specification returns."""

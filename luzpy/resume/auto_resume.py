@@ -20,8 +20,10 @@ from luzpy.files.checkpoint import (
     read_checkpoint,
     restore_checkpoint,
 )
-from luzpy.ground.arguments import check_count
+from luzpy.files.saving import save
+from luzpy.ground.arguments import check_choice, check_count
 from luzpy.ground.errors import LuzError
+from luzpy.ground.primitives import if_primitive
 from luzpy.ground.random_state import (
     RandomState,
     generator_state,
@@ -29,7 +31,9 @@ from luzpy.ground.random_state import (
     set_generator_state,
 )
 from luzpy.ground.types import Batch, Values
+from luzpy.resume.changes import KEEP, USE, Groups, apply_changes, check_changes, initial_groups
 from luzpy.resume.data_state import DATA, data_state, restore_data
+from luzpy.resume.fingerprint import Difference, differences, fingerprint
 from luzpy.resume.loader import ResumableLoader
 from luzpy.resume.run_state import restore_run_state, run_state
 from luzpy.resume.sigterm import Sigterm
@@ -62,13 +66,23 @@ class AutoResume(Callback):
     attributes and the random generators that the model, the callbacks, the dataset and its samplers
     hold are kept too; anything else is not known to luzpy.
 
+    The file carries a fingerprint of its run: module, loss, optimizer, metrics and their settings,
+    a seed that was given, and the data. The file of another run is an error that says what differs.
+
     Args:
-        path: The file.
+        path: The file. Each of several runs needs one of its own.
         every_n_batches: Write also after every this many training batches.
+        on_change: What to do if settings have changed: `"keep"` goes on with the file's (the
+            optimizer's hyperparameters, the seed), `"use"` with those of this run (the optimizer's
+            hyperparameters that no scheduler sets, the loss; at the end of an epoch also metrics
+            and data). None, and what can be neither kept nor used, is an error.
+        result: A file to which the fitted model is saved, as `luz.save` does, before the state is
+            deleted: a kill between the end of `fit` and a `save` of the script's own then loses
+            nothing.
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If `every_n_batches` is not positive.
+        ValueError: If `every_n_batches` is not positive, or `on_change` is something else.
         LuzError: In a run: if the file cannot be read, or does not fit; it is left alone.
 
     Examples:
@@ -81,12 +95,20 @@ class AutoResume(Callback):
     runs_last = True  # the state is written when every callback has had its hook
 
     def __init__(
-        self, path: str | os.PathLike[str] = "./state.pt", every_n_batches: int | None = None
+        self,
+        path: str | os.PathLike[str] = "./state.pt",
+        every_n_batches: int | None = None,
+        *,
+        on_change: str | None = None,
+        result: str | os.PathLike[str] | None = None,
     ) -> None:
         real_path(path)
         check_count("every_n_batches", every_n_batches, optional=True)
+        check_choice("on_change", on_change, (None, KEEP, USE))
         self.path: Path = Path(path)
         self.every_n_batches = every_n_batches
+        self.on_change = on_change
+        self.result: Path | None = None if result is None else real_path(result, "result")
         self._begin()
 
     def _begin(self) -> None:
@@ -98,6 +120,8 @@ class AutoResume(Callback):
         self._train_data: Iterable[Batch] | None = None
         self._checked = False
         self._generators: Values = {}
+        self._fingerprint: Values = {}
+        self._groups: Groups = {}
         self._sigterm = Sigterm()
 
     def on_fit_begin(self, ctx: Context) -> None:
@@ -114,6 +138,8 @@ class AutoResume(Callback):
                 UserWarning,
                 stacklevel=2,
             )
+        self._fingerprint = ctx.accelerator.broadcast(fingerprint(ctx))
+        self._groups = initial_groups(ctx.optimizers)
         self._generators = generators_in(_generator_owners(ctx))
         for name in DATA.values():
             loader = getattr(ctx, name)
@@ -162,8 +188,21 @@ class AutoResume(Callback):
         sigterm, reason = self._sigterm, internals(ctx).stop.reason or DONE[0]
         if reason == TERMINATED:  # agreed on: all processes come here
             sigterm.received = ctx.accelerator.any(sigterm.received)
-        if reason in DONE and not sigterm.received and ctx.accelerator.is_main:
+        if reason not in DONE or sigterm.received:
+            return
+        if self.result is not None:
+            self._write_result(ctx, reason)
+        if sigterm.complete() and ctx.accelerator.is_main:
             self._file.unlink(missing_ok=True)
+
+    def _write_result(self, ctx: Context, reason: str) -> None:
+        make, path = internals(ctx).make_result, self.result
+        assert make is not None
+        assert path is not None
+        if ctx.accelerator.is_main or ctx.accelerator.is_sharded:
+            fitted = make(ctx, reason)
+            if ctx.accelerator.is_main:
+                save(fitted, path)
 
     def _begin_part(self, ctx: Context, part: str) -> None:
         self._part, self._done = part, 0
@@ -193,6 +232,8 @@ class AutoResume(Callback):
             "now_of_other_ranks": states[1:],
             "run": run_state(ctx),
             "data": data_state(ctx),
+            "fingerprint": self._fingerprint,
+            "opt_hparams": if_primitive(ctx.opt_hparams),
         }
         return content
 
@@ -214,9 +255,13 @@ class AutoResume(Callback):
         return content
 
     def _resume(self, ctx: Context, content: Values) -> None:
-        check_fit(ctx, content, self.path)
         saved: Values = content["resume"]
         part: str = saved["part"]
+        states = [saved["now"], *saved.get("now_of_other_ranks", [])]
+        # Fewer processes may take larger batches.
+        same_processes = ctx.accelerator.is_gathered_here(states)
+        changed = self._changes(content, same_processes)
+        check_fit(ctx, content, self.path)
         if part != "epoch" and "trail" in saved:
             raise LuzError(
                 f"{self.path} was written in the middle of an epoch by luzpy 0.1.0, which this "
@@ -227,14 +272,20 @@ class AutoResume(Callback):
                 f"{self.path} was written by one process in the middle of an epoch, and can go on "
                 "in one process only."
             )
-        states = [saved["now"], *saved.get("now_of_other_ranks", [])]
-        # Fewer processes may take larger batches.
-        same_batches = ctx.accelerator.is_gathered_here(states)
-        restore_data(ctx, saved["data"], self.path, same_batches=same_batches)
+        same_rows = not {"data", "valid_data"} & {one.part for one in changed}
+        restore_data(
+            ctx,
+            saved["data"],
+            self.path,
+            same_batches=same_processes and same_rows,
+            same_rows=same_rows,
+        )
 
         def restore() -> None:
             restore_checkpoint(ctx, content, self.path)
             restore_run_state(ctx, saved["run"])
+            now, groups = self._fingerprint, self._groups
+            apply_changes(ctx, changed, self.on_change, saved, now, groups)
             began_anew = part != "epoch" and not saved["batches"]
             state = saved["began"] if began_anew else ctx.accelerator.local_entry(states)
             if state is not None:  # the run may have had fewer processes
@@ -259,6 +310,22 @@ class AutoResume(Callback):
             loader = ResumableLoader(loader)
         loader.resume_at(saved["batches"], label, restore, lambda: bool(internals(ctx).stop.reason))
         setattr(ctx, name, loader)
+
+    def _changes(self, content: Values, same_processes: bool) -> list[Difference]:
+        """What differs from the run that wrote the file, where the run may go on in spite of it."""
+        saved: Values = content["resume"]
+        if "fingerprint" not in saved:  # an earlier luzpy wrote it
+            return []
+        now = self._fingerprint
+        changed = differences(saved["fingerprint"], now, same_processes=same_processes)
+        check_changes(changed, self.on_change, saved, now, self.path)
+        parts = {one.part for one in changed}
+        if "metrics" in parts:  # at the end of an epoch they have nothing in flight
+            kept = content["callbacks"]
+            content["callbacks"] = [[n, {} if n == "Metrics" else state] for n, state in kept]
+        if "loss" in parts:
+            saved["run"]["loss_module"] = None
+        return changed
 
     def _end(self) -> None:
         sigterm = self._sigterm

@@ -26,8 +26,17 @@ def data_state(ctx: Context) -> Values:
     }
 
 
-def restore_data(ctx: Context, state: Values, path: Path, *, same_batches: bool) -> None:
+def restore_data(
+    ctx: Context, state: Values, path: Path, *, same_batches: bool, same_rows: bool
+) -> None:
     """Take the rows that the run began with.
+
+    Args:
+        ctx: The run.
+        state: What `data_state` gave.
+        path: The file, for messages.
+        same_batches: Whether there must be as many batches.
+        same_rows: Whether luzpy must choose from as many rows; else it chooses anew.
 
     Raises:
         LuzError: If the data are others.
@@ -41,6 +50,8 @@ def restore_data(ctx: Context, state: Values, path: Path, *, same_batches: bool)
             )
     sizes = {kind: len(rows) for kind, rows in state["rows"].items()}
     if sizes != {kind: len(rows) for kind, rows in found["rows"].items()}:
+        if not same_rows:
+            return
         raise LuzError(f"{path} does not fit the run: `valid_data` was another part of the rows.")
     for kind, split in _splits(ctx).items():
         split.indices = state["rows"][kind].tolist()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import final
 
 from luzpy.ground.signals import replace_handler, replaceable
+
+# How long a run that is complete has to return, before the signal is sent again.
+LATE_SECONDS = 1.0
 
 
 @final
@@ -20,6 +25,7 @@ class Sigterm:
 
     def __init__(self) -> None:
         self.received = False
+        self._is_complete = self._is_late = False
         self._stop: Callable[[], None]
         self._previous: Callable[[int, FrameType | None], object] | None = None
         self._put_back: list[Callable[[], None]] = []
@@ -31,7 +37,15 @@ class Sigterm:
             self._previous = previous if callable(previous) else None
             self._put_back.append(replace_handler(signal.SIGTERM, self._handle))
 
+    def complete(self) -> bool:
+        """Let a signal that comes from now on wait for the run's result; whether none has come."""
+        self._is_complete = True
+        return not self.received
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._is_complete:
+            self._is_late = True
+            return
         self.received = True
         self._stop()
         # Worker processes are told to end as well, and torch would raise in the middle of a step
@@ -41,13 +55,20 @@ class Sigterm:
             self._put_back.append(replace_handler(child, _ignore))
 
     def end(self) -> None:
-        """Put the handlers from before back, and exit with status 143 if the signal has come."""
+        """Put the handlers from before back, and exit with status 143 if the signal has come.
+
+        One that has come to a run which is complete is sent again, when the run has returned.
+        """
         for put_back in reversed(self._put_back):
             put_back()
         if self.received:
             if self._previous is not None:
                 self._previous(signal.SIGTERM, None)
             raise SystemExit(128 + signal.SIGTERM)
+        if self._is_late:
+            again = threading.Timer(LATE_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
+            again.daemon = True
+            again.start()
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:

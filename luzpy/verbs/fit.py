@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import attrs
 from torch import nn
@@ -15,7 +16,7 @@ from luzpy.callbacks.progress import Progress
 from luzpy.callbacks.train_valid import TrainValid
 from luzpy.core import loop
 from luzpy.core.callback import Callback
-from luzpy.core.context import Context
+from luzpy.core.context import Context, internals
 from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import States, optimizer_states
 from luzpy.core.result import Result
@@ -144,7 +145,16 @@ def fit(
         )
         if fitted is not None:
             go_on(ctx, fitted)
+        run = internals(ctx)
+        run.fit_seed, run.make_result = seed, partial(_result, spec, fitted, accelerator)
         stopped = loop.fit(ctx)
+    return _result(spec, fitted, accelerator, ctx, stopped)
+
+
+def _result(
+    spec: Spec[R], fitted: R | None, accelerator: Accelerator, ctx: Context, stopped: str
+) -> R:
+    """What a run returns that has ended."""
     for parameter in ctx.model.parameters():
         parameter.grad = None
     fields: Values = {

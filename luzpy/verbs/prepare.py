@@ -142,7 +142,7 @@ def prepare_fit(
         hparams=dict(spec.hparams),
         opt_hparams=dict(spec.opt_hparams),
         callbacks=list(accelerator.prepare_callbacks(callbacks)),
-        internals=Internals(metric_set=spec.metrics, opt_names=tuple(optimizers)),
+        internals=Internals(metric_set=spec.metrics, spec=spec, opt_names=tuple(optimizers)),
     )
     if spec.backward is not None:
         ctx.backward = spec.backward

@@ -353,10 +353,10 @@ CHANGES = {
         {"callbacks": [luz.callbacks.EarlyStopping("train_loss")]},
         "callbacks .*this run has .*EarlyStopping",
     ),
-    "optimizer": ({"optimizer": torch.optim.Adam}, r"opt \(SGD\), this run has opt \(Adam\)"),
+    "optimizer": ({"optimizer": torch.optim.Adam}, r"the optimizer SGD, this run has Adam"),
     "model": ({"module": lambda: nn.Linear(10, 1, bias=False)}, "the model: 'bias' is not in"),
-    "batches": ({"dataloader_options": {"batch_size": 16}}, "3 training batches.* run has 6"),
-    "validation": ({"valid_data": (X, Y)}, "None validation batches.* run has 4"),
+    "batches": ({"dataloader_options": {"batch_size": 16}}, "data batch_size 32, this run has 16"),
+    "validation": ({"valid_data": (X, Y)}, "the valid_data None, this run has .*rows 100"),
 }
 
 
@@ -846,3 +846,30 @@ def test_a_file_of_a_larger_machine_is_read_on_a_smaller_one(resume, path):
         content["resume"]["now"]["global"]["torch_cuda"][:] = torch.cuda.get_rng_state_all() * 99
     container.write(path, "checkpoint", content)
     assert fit(specification(), resume, Fails(epoch=99)).stopped == "completed"
+
+
+# `result` ------------------------------------------------------------------------------------
+
+
+def test_the_result_is_what_fit_returns(path, tmp_path):
+    best = luz.callbacks.KeepBestModel("train_loss")
+    resume = luz.callbacks.AutoResume(path, result=tmp_path / "net.luz")
+    fitted = fit(specification(nn.Linear).set_hparams(in_features=10, out_features=1), resume, best)
+    found = luz.load(tmp_path / "net.luz")
+    assert same(weights(found), weights(fitted))
+    assert found.records == fitted.records
+    assert found.opt_hparams == fitted.opt_hparams
+    assert not path.exists()
+
+
+def test_a_result_that_cannot_be_written_keeps_the_state(path, tmp_path):
+    (tmp_path / "folder").mkdir()
+    resume = luz.callbacks.AutoResume(path, result=tmp_path / "folder")
+    with pytest.raises(LuzError, match="folder"):
+        fit(specification(), resume, epochs=2)
+    assert read_checkpoint(path)["epoch"] == 2
+
+
+def test_result_is_checked(path):
+    with pytest.raises(TypeError, match="`result` must be a path, got 1"):
+        luz.callbacks.AutoResume(path, result=1)
