@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import os
+from functools import partial
 from pathlib import Path
 from typing import final
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
-from luzpy.files.atomic import real_path, written_atomically
+from luzpy.files.atomic import check_writable, real_path, written_atomically
 from luzpy.ground.errors import LuzError
 from luzpy.ground.records import SETS, epoch_metrics
 
@@ -51,6 +52,7 @@ class CSVLogger(Callback):
 
     def on_fit_begin(self, ctx: Context) -> None:
         self._rows = None
+        ctx.accelerator.broadcast_from_main(partial(check_writable, self.path))
 
     def on_epoch_end(self, ctx: Context) -> None:
         if not ctx.accelerator.is_main:

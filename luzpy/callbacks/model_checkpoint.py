@@ -67,6 +67,7 @@ class ModelCheckpoint(Callback):
     def on_fit_begin(self, ctx: Context) -> None:
         self.monitor.check(ctx)
         self.current_best = None
+        ctx.accelerator.broadcast_from_main(self.path.check_writable)
 
     def on_epoch_end(self, ctx: Context) -> None:
         value, improved = self.monitor.look(ctx, self.current_best)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import final
 
 from luzpy.core.callback import Callback
-from luzpy.core.context import Context
+from luzpy.core.context import Context, internals
 from luzpy.files import container
 from luzpy.files.atomic import real_path
 from luzpy.files.checkpoint import read_checkpoint, restore_checkpoint
-from luzpy.ground.arguments import check_flag
+from luzpy.ground.arguments import check_flag, is_number
 from luzpy.ground.errors import LuzError
 from luzpy.ground.types import Values
 
@@ -27,8 +27,9 @@ class ResumeFromCheckpoint(Callback):
     hold out as data, or use `AutoResume`, which keeps them.
 
     Args:
-        path: What `ModelCheckpoint` wrote, or a folder: its newest checkpoint by epoch. Where
-            nothing is there, there is a warning and the run starts afresh.
+        path: What `ModelCheckpoint` wrote, or a folder: its newest checkpoint by epoch, and of
+            several runs the newest run's, with a warning. Where nothing is there, there is a
+            warning and the run starts afresh.
         restore_model_state: Whether to take the weights.
         restore_records: Whether to take the records.
         restore_optimizer_state: Whether to take the optimizers' state.
@@ -91,6 +92,14 @@ class ResumeFromCheckpoint(Callback):
             # Of AutoResume's files some are of an epoch that is not over.
             part = content.get("resume", {}).get("part", "epoch")
             ctx.epoch = content["epoch"] - (part != "epoch")
+            internals(ctx).began = content.get("began", internals(ctx).began)  # it is the same run
+            if ctx.epoch >= ctx.max_epochs and ctx.accelerator.is_main:
+                warnings.warn(
+                    f"There is nothing left to train: {path} is of epoch {ctx.epoch}, and `epochs` "
+                    f"is {ctx.max_epochs}. Of the records, `epochs` counts those that are there.",
+                    UserWarning,
+                    stacklevel=2,
+                )
 
     def _read(self) -> tuple[Path | None, Values | None]:
         """The checkpoint and where it was, or None for its content where there is none."""
@@ -104,28 +113,51 @@ class ResumeFromCheckpoint(Callback):
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, Values | None]:
-    """The checkpoint of the latest epoch in `folder`, and where it is; the last written of several.
+    """The checkpoint of the newest run's latest epoch in `folder`, and where it is.
 
-    Files are only looked into to find it: it alone is read whole.
+    Of several of one epoch it is the last written. Files are only looked into to find it: it alone
+    is read whole.
     """
-    found: list[tuple[int, int, Path]] = []
+    found: list[tuple[float, int, int, Path]] = []
     for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and _is_archive(path):
-            try:
-                content = container.peek(path, container.CHECKPOINT) or read_checkpoint(path)
-            except LuzError as err:
-                _warn_of(err)
-                continue
-            found.append((content["epoch"], path.stat().st_mtime_ns, path))
-    for _, _, path in sorted(found, reverse=True):
+        if path.name.startswith("."):
+            continue
         try:
-            return path, read_checkpoint(path)
+            if not path.is_file() or not _is_archive(path):
+                continue
+            content = container.peek(path, container.CHECKPOINT) or read_checkpoint(path)
+            # luzpy 0.1.0 did not write when a run began.
+            began = content.get("began", 0.0)
+            found.append(
+                (
+                    began if is_number(began) else 0.0,
+                    content["epoch"],
+                    path.stat().st_mtime_ns,
+                    path,
+                )
+            )
+        except (LuzError, OSError) as err:
+            _warn_of(err)
+    for began, _, _, path in sorted(found, reverse=True):
+        try:
+            content = read_checkpoint(path)
         except LuzError as err:
             _warn_of(err)
+            continue
+        others = [other for other in found if other[0] != began]
+        if others:
+            warnings.warn(
+                f"{folder} has checkpoints of {len({other[0] for other in found})} runs: "
+                f"{path.name}, of the newest run, is taken, and not {max(others)[-1].name}, of an "
+                "earlier one. Give each run a folder of its own.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return path, content
     return None, None
 
 
-def _warn_of(err: LuzError) -> None:
+def _warn_of(err: Exception) -> None:
     warnings.warn(f"Passed over: {err}", UserWarning, stacklevel=5)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
 
 from luzpy.core.context import Optimizers
+from luzpy.ground.arguments import is_whole
 from luzpy.ground.errors import LuzError
-from luzpy.ground.nested import is_mapping
+from luzpy.ground.nested import is_mapping, map_nested
 from luzpy.ground.types import Values
 
 States = dict[str, Values]
@@ -75,21 +77,31 @@ def load_optimizer_states(optimizers: Optimizers, states: States) -> None:
     for name, optimizer in optimizers.items():
         state = copy.deepcopy(states[name]["state"])
         try:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            _keep_dtypes(optimizer, state)
+            load_optimizer_state(optimizer, {**optimizer.state_dict(), "state": state})
         except (ValueError, KeyError, IndexError, RuntimeError, TypeError) as err:
             raise LuzError(f"The state of the optimizer {name!r} does not fit it: {err}") from err
 
 
-def _keep_dtypes(optimizer: torch.optim.Optimizer, state: Mapping[int, Values]) -> None:
-    """Undo torch's casts to the parameters' dtype: a bfloat16 weight may have a float32 state."""
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Values) -> None:
+    """Put a state into an optimizer, in the dtypes that it was saved in.
+
+    torch's `load_state_dict` casts tensors to the dtype of their parameter, and makes other text of
+    text. A bfloat16 weight may have a float32 state, and that a boolean.
+    """
+    optimizer.load_state_dict(state)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, values in state.items():
-        own = optimizer.state[parameters[index]]
-        for name, value in values.items():
-            loaded = own[name]
-            if isinstance(value, torch.Tensor) and value.dtype != loaded.dtype:
-                own[name] = value.to(loaded.device)
+    for index, saved in state["state"].items():
+        if not is_whole(index) or not is_mapping(saved):
+            continue  # not a parameter's
+        loaded: Values = optimizer.state[parameters[index]]
+        for key, value in saved.items():
+            own = loaded.get(key)
+            device = (own if isinstance(own, torch.Tensor) else parameters[index]).device
+            loaded[key] = map_nested(partial(_copied_to, device), value)
+
+
+def _copied_to(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(device, copy=True)
 
 
 def _sizes(optimizer: torch.optim.Optimizer) -> list[int]:

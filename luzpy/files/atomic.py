@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
-import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,20 +36,26 @@ def written_atomically(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
         if target.exists() and not target.is_file():
             raise LuzError(f"`path` must name a file, got {os.fspath(path)!r}, which is no file.")
         _make_folders(target.parent)
-        _remove_leftovers(target)
         partial, file = _open_partial(target)
         try:
             with file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                if os.name != "nt":  # Windows renames closed files only
-                    os.replace(partial, target)
+                try:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                    if os.name != "nt":  # Windows renames closed files only
+                        os.replace(partial, target)
+                finally:
+                    # Under the lock: the name may soon be another's.
+                    if os.name != "nt" and _is_at(file, partial):
+                        with suppress(OSError):
+                            partial.unlink()
             if os.name == "nt":
                 os.replace(partial, target)
         finally:
-            with suppress(OSError):
-                partial.unlink()
+            if os.name == "nt":
+                with suppress(OSError):
+                    partial.unlink()
         _sync_folder(target.parent)
     except OSError as err:
         raise LuzError(f"{os.fspath(path)} could not be written: {err}") from err
@@ -74,21 +80,33 @@ def _is_path(path: object) -> bool:
 
 
 def _open_partial(target: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside `target`, locked for as long as its writer lives."""
-    while True:
+    """A new file beside `target`, locked for as long as its writer lives.
+
+    Several that write to one target each have a number. What a killed one has left behind is
+    removed by the next that comes to its number: no folder has to be searched for it.
+    """
+    for number in itertools.count():
         # Shortened: the longest name that a file may have is left for the target's own.
-        name = f"{_prefix(target)}{secrets.token_hex(8)}{_MARK}"
-        partial = target.with_name(name)
-        file = partial.open("xb")
+        partial = target.with_name(f".{target.name[:40]}.{number}{_MARK}")
+        _remove_leftover(partial)
+        try:
+            file = partial.open("xb")
+        except FileExistsError:  # another one is writing
+            continue
         locked = _lock(file)
-        if locked is False or (locked and not partial.exists()):
+        if locked is False or (locked and not _is_at(file, partial)):
             file.close()  # somebody takes it for a leftover, or has removed it as one
             continue
         return partial, file
+    raise AssertionError
 
 
-def _prefix(target: Path) -> str:
-    return f".{target.name[:40]}."
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one that lies there."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _lock(file: BinaryIO) -> bool | None:
@@ -110,27 +128,31 @@ def _lock(file: BinaryIO) -> bool | None:
     return True
 
 
-def _remove_leftovers(target: Path) -> None:
-    prefix = _prefix(target)
-    for path in target.parent.iterdir():
-        if not (path.name.startswith(prefix) and path.name.endswith(_MARK)):
-            continue
-        with suppress(OSError), path.open("rb") as file:
-            # A number of a process would say little: containers begin at 1 over and over again.
-            if _lock(file):
-                path.unlink()
+def _remove_leftover(partial: Path) -> None:
+    """Remove a partial file that nobody writes to."""
+    with suppress(OSError), partial.open("rb") as file:
+        # A number of a process would say little: containers begin at 1 over and over again.
+        if _lock(file) and _is_at(file, partial):
+            partial.unlink()
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those it lies in.
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise if a file could not be written there; missing folders are made.
 
     Raises:
-        LuzError: If it cannot be made.
+        LuzError: If it could not.
     """
+    target = real_path(path)
     try:
-        _make_folders(folder)
+        _make_folders(target.parent)
+        partial, file = _open_partial(target)
+        file.close()
+        partial.unlink()
     except OSError as err:
-        raise LuzError(f"`path` must be in a folder that can be made, got {folder}: {err}") from err
+        raise LuzError(
+            f"{os.fspath(path)} could not be written, as `path` must be in a folder that can be "
+            f"written to: {err}"
+        ) from err
 
 
 def _make_folders(folder: Path) -> None:

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from luzpy.core.context import Context
+from luzpy.core.context import Context, internals
 from luzpy.core.hooks import HookOwner
 from luzpy.core.modules import unwrapped
+from luzpy.core.optimizer_state import load_optimizer_state
 from luzpy.files import container
 from luzpy.files.state import check_state
 from luzpy.ground.errors import LuzError
@@ -28,6 +29,7 @@ def checkpoint_content(ctx: Context) -> Values:
     full = ctx.accelerator.full_state
     content: Values = {
         "epoch": ctx.epoch,
+        "began": internals(ctx).began,
         "records": to_primitives(ctx.records),
         "model": to_primitives(full(unwrapped(ctx.model).state_dict())),
         "optimizers": {
@@ -96,7 +98,7 @@ def restore_checkpoint(
     if optimizers:
         for name, optimizer in ctx.optimizers.items():
             try:
-                optimizer.load_state_dict(from_primitives(content["optimizers"][name]))
+                load_optimizer_state(optimizer, from_primitives(content["optimizers"][name]))
                 ctx.accelerator.shard_optimizer(optimizer)
             except (ValueError, KeyError, RuntimeError) as err:
                 raise LuzError(f"{path} does not fit the optimizer {name!r}: {err}") from err

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import string
 
 import attrs
+
+from luzpy.files.atomic import check_writable
 
 FIELDS = ("epoch", "monitor_name", "monitor")
 
@@ -47,3 +50,13 @@ class PathTemplate:
     def fill(self, *, epoch: int, monitor_name: str, monitor: float) -> str:
         """The path of an epoch."""
         return self.template.format(epoch=epoch, monitor_name=monitor_name, monitor=monitor)
+
+    def check_writable(self) -> None:
+        """Raise if no file could be written in the folder, as far as it is known.
+
+        Raises:
+            LuzError: If none could.
+        """
+        folder = os.path.dirname(self.template.partition("{")[0])
+        filled = self.fill(epoch=1, monitor_name="valid_loss", monitor=0.5)
+        check_writable(os.path.join(folder, os.path.basename(filled)))

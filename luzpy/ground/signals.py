@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 Handler = Callable[[int, FrameType | None], object]
+
+_SIGACTION_BYTES = 1024  # more than any system's `struct sigaction` has
 
 
 def replaceable(signum: int) -> bool:
@@ -22,9 +26,28 @@ def replaceable(signum: int) -> bool:
 
 def replace_handler(signum: int, handler: Handler) -> Callable[[], None]:
     """Install a handler; returns what puts the one from before back."""
+    action = _system_action(signum)
     previous = signal.signal(signum, handler)
 
     def put_back() -> None:
         signal.signal(signum, previous)
+        if action is not None:
+            action()
 
     return put_back
+
+
+def _system_action(signum: int) -> Callable[[], None] | None:
+    """What puts the system's own record of a handler back; None where there is none.
+
+    Python does not know of handlers that were installed from C behind its back, as
+    `faulthandler.register` does.
+    """
+    try:
+        sigaction: Any = ctypes.CDLL(None).sigaction
+    except (OSError, TypeError, AttributeError):  # Windows
+        return None
+    record = ctypes.create_string_buffer(_SIGACTION_BYTES)
+    if sigaction(signum, None, record) != 0:
+        return None
+    return lambda: sigaction(signum, record, None)

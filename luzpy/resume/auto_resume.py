@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import final
@@ -13,7 +12,7 @@ from luzpy.core.context import Context, at_exit, internals
 from luzpy.core.modules import named_parts, unwrapped
 from luzpy.data.batches import draws_as_it_goes
 from luzpy.files import container
-from luzpy.files.atomic import make_folder, real_path
+from luzpy.files.atomic import check_writable, real_path
 from luzpy.files.checkpoint import (
     check_fit,
     checkpoint_content,
@@ -131,13 +130,7 @@ class AutoResume(Callback):
                 f"`every_n_batches` must be None with several processes, got "
                 f"{self.every_n_batches!r}: their runs go on at the end of an epoch."
             )
-        if ctx.accelerator.is_main and getattr(ctx.train_data, "persistent_workers", False):
-            warnings.warn(
-                "AutoResume cannot restore the random state of `persistent_workers`: a run that "
-                "goes on sees other augmentation than one that was never stopped.",
-                UserWarning,
-                stacklevel=2,
-            )
+        _check_workers(ctx)
         self._fingerprint = ctx.accelerator.broadcast(fingerprint(ctx))
         self._groups = initial_groups(ctx.optimizers)
         self._generators = generators_in(_generator_owners(ctx))
@@ -243,8 +236,11 @@ class AutoResume(Callback):
             container.write(self._file, container.CHECKPOINT, content)
 
     def _read(self) -> Values | None:
+        if not self._file.is_dir():
+            check_writable(self._file)
+        if self.result is not None:
+            check_writable(self.result)
         if not self._file.exists():
-            make_folder(self._file.parent)
             return None
         content = read_checkpoint(self._file)
         if not isinstance(content.get("resume"), dict):
@@ -295,6 +291,7 @@ class AutoResume(Callback):
             if internals(ctx).stop.reason:  # stopped on the way: the file is still the state
                 self._part = ""
 
+        internals(ctx).began = content.get("began", internals(ctx).began)  # it is the same run
         if ctx.verbose:
             print(f"Resuming after {_described(content['epoch'], saved)}, from {self.path}")
         if part == "epoch":
@@ -345,6 +342,17 @@ class AutoResume(Callback):
 
     def __repr__(self) -> str:
         return f"<luzpy.callbacks.AutoResume: {self.path}>"
+
+
+def _check_workers(ctx: Context) -> None:
+    """Raise if worker processes outlive an epoch: nobody could put them back where they were."""
+    for name, argument in (("train_data", "data"), ("valid_data", "valid_data")):
+        if getattr(getattr(ctx, name), "persistent_workers", False):
+            raise LuzError(
+                f"`{argument}` must have persistent_workers=False with AutoResume, got True: "
+                "workers that outlive an epoch take their random states along, and a run that "
+                "goes on would see other rows."
+            )
 
 
 def _is_resumable(ctx: Context) -> bool:

@@ -429,6 +429,15 @@ def test_a_place_that_cannot_be_written_is_an_error_before_the_first_batch(tmp_p
     assert seen == []
 
 
+def test_a_folder_that_takes_no_files_is_an_error_before_the_first_batch():
+    seen = []
+    counts = luz.Callback.from_functions(on_train_batch_begin=lambda ctx: seen.append(ctx.iter))
+    for options in ({"path": "/proc/state.pt"}, {"result": "/proc/net.luz"}):
+        with pytest.raises(LuzError, match="`path` must be in a folder that can be written to"):
+            fit(specification(), luz.callbacks.AutoResume(**options), counts)
+    assert seen == []
+
+
 @pytest.mark.parametrize(
     ("every", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)]
 )
@@ -437,10 +446,15 @@ def test_every_n_batches_is_checked(every, error):
         luz.callbacks.AutoResume("a.pt", every)
 
 
-def test_persistent_workers_are_warned_of(resume):
-    data = DataLoader(TensorDataset(X, Y), 50, num_workers=1, persistent_workers=True)
-    with pytest.warns(UserWarning, match="persistent_workers"):
-        fit(specification(), resume, data=data, epochs=1)
+@pytest.mark.parametrize("argument", ["data", "valid_data"])
+def test_persistent_workers_are_refused_before_training(resume, argument):
+    options = {"num_workers": 1, "persistent_workers": True}
+    data = {argument: DataLoader(TensorDataset(X, Y), 50, **options)}
+    seen = []
+    counts = luz.Callback.from_functions(on_train_begin=lambda ctx: seen.append(1))
+    with pytest.raises(LuzError, match=rf"`{argument}` must have persistent_workers=False"):
+        fit(specification(), resume, counts, epochs=1, **data)
+    assert seen == []
 
 
 # What goes on that is in no `state_dict` -----------------------------------------------------
@@ -588,6 +602,64 @@ def test_tensors_that_are_optimized_but_not_the_models(path):
             return super().forward(x) * self.extra[0]
 
     assert_same_run(*interrupted(lambda: (specification(Scaled, optimizer=None), []), path))
+
+
+class Odd(torch.optim.SGD):
+    """An optimizer with states of many kinds, on all of which its steps depend."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state["mean"] = torch.zeros_like(parameter, dtype=torch.float64)
+                    state["up"] = torch.zeros_like(parameter, dtype=torch.bool)
+                    state["phase"] = "first"
+                    state["counts"] = [0, torch.zeros(2, dtype=torch.int32)]
+                state["mean"].mul_(0.9).add_(parameter.grad, alpha=1 / 3)
+                state["up"] ^= parameter.grad > 0
+                state["phase"] = "second" if state["phase"] == "first" else "first"
+                state["counts"][0] += 1
+                state["counts"][1] += 2
+                scale = 0.01 if state["phase"] == "first" else 0.02
+                scale /= state["counts"][0] + int(state["counts"][1].sum())
+                move = state["mean"] + state["up"].double()
+                parameter.sub_((scale * move).to(parameter.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.NAdam, torch.optim.ASGD, torch.optim.Adam, torch.optim.RMSprop, Odd]
+)
+def test_the_state_of_an_optimizer_keeps_its_dtypes(path, optimizer, dtype):
+    # torch's load_state_dict casts it to those of the parameters
+    class Cast(nn.Linear):
+        def __init__(self):
+            super().__init__(10, 1, dtype=dtype)
+
+        def forward(self, x):
+            return super().forward(x.to(dtype)).float()
+
+    states = []
+
+    class Look(luz.Callback):
+        def on_fit_end(self, ctx):
+            states.append(ctx.optimizers["opt"].state_dict()["state"][0])
+
+    def make():
+        return specification(Cast, optimizer=optimizer), [Look()]
+
+    assert_same_run(*interrupted(make, path))
+    assert states[0].keys() == states[2].keys()
+    for key, value in states[0].items():
+        found = states[2][key]
+        assert type(found) is type(value)
+        if isinstance(value, torch.Tensor):
+            assert found.dtype is value.dtype
+            assert torch.equal(found, value)
+        elif not isinstance(value, list):
+            assert found == value
 
 
 MAKERS = {
@@ -780,6 +852,20 @@ def test_after_a_run_sigterm_is_what_it_was_before(resume):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_handlers_that_python_does_not_know_of_are_what_they_were(resume, path, tmp_path):
+    # as faulthandler.register and libraries in C install them
+    import faulthandler
+
+    with (tmp_path / "traceback").open("w+") as file:
+        faulthandler.register(signal.SIGTERM, file=file)
+        try:
+            fit(specification(), resume, epochs=1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert "most recent call first" in (tmp_path / "traceback").read_text()
+        finally:
+            faulthandler.unregister(signal.SIGTERM)
+
+
 def test_the_users_own_handler_is_called_after_the_save(resume, path):
     seen = []
     before = signal.signal(signal.SIGTERM, lambda signum, frame: seen.append(path.exists()))
@@ -841,9 +927,9 @@ def test_a_file_of_a_larger_machine_is_read_on_a_smaller_one(resume, path):
     stopped(specification(), resume, Fails())
     content = read_checkpoint(path)
     del content["luzpy"]
-    content["resume"]["now"]["global"]["torch_cuda"] = [torch.zeros(16, dtype=torch.uint8)] * 99
-    if torch.cuda.is_available():
-        content["resume"]["now"]["global"]["torch_cuda"][:] = torch.cuda.get_rng_state_all() * 99
+    states = content["resume"]["now"]["global"]["torch_devices"]
+    own = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    states["cuda"] = (own or [torch.zeros(16, dtype=torch.uint8)]) * 99
     container.write(path, "checkpoint", content)
     assert fit(specification(), resume, Fails(epoch=99)).stopped == "completed"
 

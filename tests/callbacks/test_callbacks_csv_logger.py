@@ -186,3 +186,14 @@ def test_its_folder_is_made_and_nothing_else_left_there(tmp_path):
 def test_a_path_is_needed():
     with pytest.raises(TypeError):
         CSVLogger(3)
+
+
+def test_a_folder_that_takes_no_files_is_an_error_before_the_first_batch():
+    seen = []
+    counts = luz.Callback.from_functions(on_train_begin=lambda ctx: seen.append(1))
+    x = torch.zeros(32, 3)
+    with pytest.raises(luz.LuzError, match="`path` must be in a folder that can be written to"):
+        regression(3).fit(
+            (x, x[:, :1]), 1, [luz.callbacks.CSVLogger("/proc/a.csv"), counts], verbose=False
+        )
+    assert seen == []

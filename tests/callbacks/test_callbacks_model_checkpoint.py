@@ -141,3 +141,14 @@ def test_repr():
     assert repr(luz.callbacks.ModelCheckpoint("a-{epoch}.pt")) == (
         "<luzpy.callbacks.ModelCheckpoint: a-{epoch}.pt>"
     )
+
+
+@pytest.mark.parametrize("path", ["/proc/", "/proc/{epoch}/a.pt", "/proc/a-{epoch}.pt"])
+def test_a_folder_that_takes_no_files_is_an_error_before_the_first_batch(path):
+    seen = []
+    counts = luz.Callback.from_functions(on_train_begin=lambda ctx: seen.append(1))
+    x = torch.zeros(32, 3)
+    files = luz.callbacks.ModelCheckpoint(path, "train_loss")
+    with pytest.raises(luz.LuzError, match="`path` must be in a folder that can be written to"):
+        regression(3).fit((x, x[:, :1]), 1, [files, counts], verbose=False)
+    assert seen == []

@@ -1,6 +1,7 @@
 """`ResumeFromCheckpoint`: which parts of a checkpoint a run starts from."""
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 import luzpy as luz
 from luzpy import LuzError
 from luzpy.callbacks.resume_from_checkpoint import newest_checkpoint
+from luzpy.files import container
 from luzpy.files.checkpoint import read_checkpoint
 
 X, Y = unrelated(100, 10)
@@ -126,10 +128,62 @@ def test_of_a_folder_the_latest_epoch_by_number(tmp_path):
 
 
 def test_of_one_epoch_the_file_that_was_written_last(tmp_path):
-    for name in ("b.pt", "a.pt", "c.pt"):
-        checkpoints(tmp_path / name, epochs=1)
+    checkpoints(tmp_path / "b.pt", epochs=1)
+    for name in ("a.pt", "c.pt"):
+        shutil.copy(tmp_path / "b.pt", tmp_path / name)
     os.utime(tmp_path / "b.pt", ns=(2**62, 2**62))
     assert newest_checkpoint(tmp_path)[0].name == "b.pt"
+
+
+def test_of_several_runs_the_newest_runs_newest_epoch_and_a_warning_names_both(tmp_path):
+    checkpoints(tmp_path / "old-{epoch}.pt", epochs=6)
+    before, _ = checkpoints(tmp_path / "new-{epoch}.pt", epochs=3)
+    with pytest.warns(UserWarning, match=r"2 runs: new-3\.pt.*is taken, and not old-6\.pt"):
+        after, _ = resumed(tmp_path)
+    assert torch.equal(after.weights[0], before.last)
+
+
+def test_a_run_that_was_resumed_is_the_same_run(tmp_path):
+    def fail(ctx):
+        raise RuntimeError
+
+    def run(*extra):
+        files = luz.callbacks.ModelCheckpoint(tmp_path / "{epoch}.pt", "train_loss")
+        return fit(files, luz.callbacks.AutoResume(tmp_path / "state" / "a.pt"), *extra)
+
+    with pytest.raises(RuntimeError):
+        run(luz.Callback.from_functions(on_train_end=lambda c: c.epoch > 1 and fail(c)))
+    run()
+    back = luz.callbacks.ResumeFromCheckpoint(tmp_path, restore_records=True)
+    fit(back, luz.callbacks.ModelCheckpoint(tmp_path / "{epoch}.pt", "train_loss"), epochs=5)
+    began = {read_checkpoint(tmp_path / f"{epoch}.pt")["began"] for epoch in range(1, 6)}
+    assert len(began) == 1
+    assert newest_checkpoint(tmp_path)[0].name == "5.pt"  # and no warning
+
+
+def test_files_of_the_first_luzpy_are_an_older_run(tmp_path):
+    for name, epochs in (("old.pt", 4), ("new.pt", 2)):
+        checkpoints(tmp_path / name, epochs=epochs)
+    content = read_checkpoint(tmp_path / "old.pt")
+    del content["luzpy"], content["began"]
+    container.write(tmp_path / "old.pt", container.CHECKPOINT, content)
+    with pytest.warns(UserWarning, match=r"new\.pt.*and not old\.pt"):
+        assert newest_checkpoint(tmp_path)[0].name == "new.pt"
+
+
+def test_a_file_that_cannot_be_opened_is_passed_over_with_a_warning(tmp_path):
+    checkpoints(tmp_path / "{epoch}.pt", epochs=2)
+    (tmp_path / "3.pt").symlink_to("/proc/self/mem")  # whose first bytes cannot be read
+    with pytest.warns(UserWarning, match="Passed over: "):
+        assert newest_checkpoint(tmp_path)[0].name == "2.pt"
+
+
+def test_with_the_records_and_nothing_left_to_train_there_is_a_warning(tmp_path):
+    checkpoints(tmp_path / "a.pt", epochs=3)
+    with pytest.warns(UserWarning, match=r"nothing left to train: .*a\.pt is of epoch 3"):
+        after, fitted = resumed(tmp_path / "a.pt", epochs=2, restore_records=True)
+    assert after.epochs == []
+    assert len(fitted.records["metrics"]["train"]) == 3
 
 
 def test_other_files_in_the_folder_are_passed_over(tmp_path):

@@ -19,7 +19,7 @@ import torch
 
 from luzpy import LuzError
 from luzpy.files import container
-from luzpy.files.atomic import written_atomically
+from luzpy.files.atomic import check_writable, written_atomically
 
 MARK = "luzpy-partial"
 
@@ -276,8 +276,36 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path):
     assert (path.read_bytes(), names(tmp_path)) == (b"theirs", ["state.pt"])
 
 
+def test_a_write_does_not_look_at_what_else_is_in_the_folder(tmp_path, monkeypatch):
+    # of 100,000 files that takes as long as the write
+    looked = []
+
+    def note(event, args):
+        if watching and event in ("os.listdir", "os.scandir"):
+            looked.append(args)
+
+    watching = True
+    sys.addaudithook(note)
+    write(tmp_path / "state.pt")
+    watching = False
+    assert looked == []
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path):
+    check_writable(tmp_path / "folder" / "state.pt")
+    assert names(tmp_path / "folder") == []
+    with pytest.raises(LuzError, match="`path` must be in a folder that can be written to"):
+        check_writable("/proc/state.pt")
+
+
 def test_other_files_are_not_taken_for_leftovers(tmp_path):
-    others = [f".other.pt.0.{MARK}", ".state.pt.swp", "state.pt.bak", f"x{MARK}"]
+    others = [
+        f".other.pt.0.{MARK}",
+        f".state.pt.x.{MARK}",
+        ".state.pt.swp",
+        "state.pt.bak",
+        f"x{MARK}",
+    ]
     for name in others:
         (tmp_path / name).touch()
     write(tmp_path / "state.pt")
