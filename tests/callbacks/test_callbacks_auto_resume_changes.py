@@ -328,3 +328,13 @@ def test_a_rate_that_a_scheduler_sets_cannot_be_used(path):
 def test_on_change_is_checked(path):
     with pytest.raises(ValueError, match="`on_change` must be one of None, 'keep', 'use', got 1"):
         luz.callbacks.AutoResume(path, on_change=1)
+
+
+def test_the_seed_of_fit_and_the_epochs_before_count(path):
+    killed(path, regression(10), seed=3)
+    with pytest.raises(LuzError, match="seed of fit 3, this run has 5"):
+        fit(regression(10), luz.callbacks.AutoResume(path), seed=5)
+    first = fit(regression(10), epochs=1)
+    with pytest.raises(LuzError, match="epochs before 0, this run has 1"):
+        fit(first, luz.callbacks.AutoResume(path), seed=3)
+    assert fit(regression(10), luz.callbacks.AutoResume(path), seed=3).stopped == "completed"
