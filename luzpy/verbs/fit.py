@@ -27,7 +27,7 @@ from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.arguments import check_seed
 from luzpy.ground.nested import to_cpu_copy
 from luzpy.ground.random_state import seeded
-from luzpy.ground.types import Data, Values
+from luzpy.ground.types import Data, Loader, Values
 from luzpy.verbs.arguments import check_epochs, check_options, check_verbose, with_defaults
 from luzpy.verbs.hints import with_hints
 from luzpy.verbs.prepare import (
@@ -146,13 +146,18 @@ def fit(
         if fitted is not None:
             go_on(ctx, fitted)
         run = internals(ctx)
-        run.fit_seed, run.make_result = seed, partial(_result, spec, fitted, accelerator)
+        run.fit_seed, run.make_result = seed, partial(_result, spec, fitted, accelerator, held_out)
         stopped = loop.fit(ctx)
-    return _result(spec, fitted, accelerator, ctx, stopped)
+    return _result(spec, fitted, accelerator, held_out, ctx, stopped)
 
 
 def _result(
-    spec: Spec[R], fitted: R | None, accelerator: Accelerator, ctx: Context, stopped: str
+    spec: Spec[R],
+    fitted: R | None,
+    accelerator: Accelerator,
+    held_out: Loader | None,
+    ctx: Context,
+    stopped: str,
 ) -> R:
     """What a run returns that has ended."""
     for parameter in ctx.model.parameters():
