@@ -76,13 +76,13 @@ def test_other_accelerators_are_refused(accelerator):
 
 @pytest.mark.parametrize("options", [None, {}, {"batch_size": 2}])
 def test_options_are_a_dict(options):
-    assert check_options(options) == options
+    assert check_options(options, None, None) == options
 
 
 @pytest.mark.parametrize("options", [32, [("batch_size", 2)], "shuffle"])
 def test_other_options_are_refused(options):
     with pytest.raises(TypeError, match="`dataloader_options` must be a dict of DataLoader's"):
-        check_options(options)
+        check_options(options, None, None)
 
 
 def test_the_users_callbacks_come_after_the_defaults():
