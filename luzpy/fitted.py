@@ -83,8 +83,10 @@ class FittedModule(Result):
         restored = restored_epoch(self.records)
         epoch = frame["epoch"].max() if restored is None else restored[0]
         last = frame[frame["epoch"].eq(epoch)]
-        # Not pivot_table, which drops what is NaN: a loss that diverged must be seen.
-        table = last.set_index(["metric", "set"])["value"].unstack("set", sort=False)
+        # Not pivot_table, which drops what is NaN: a loss that diverged must be seen. Without
+        # sorting, pandas 2.2 puts values into rows of others.
+        table = last.pivot(index="metric", columns="set", values="value")
+        table = table.reindex(index=last["metric"].unique())
         lines = [line[2:] for line in time_lines(self.records) + best_lines(self.records)]
         lines += [f"Warning: {text}" for text in self.warnings]
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)

@@ -188,3 +188,15 @@ def test_accelerator(executed):
     assert accuracy > 0.8  # a guess among ten classes: 0.1
     assert "all weights within 0.001 of each other: True" in text
     assert "This is one of 2 processes" in text
+
+
+def test_notebook_to_cluster(executed):
+    notebook = executed("notebook-to-cluster.md")
+    text = texts(notebook)
+    assert_pictures(notebook, 2)
+    assert "['metrics.csv', 'state.pt', 'train.py']" in text  # killed: no result yet
+    assert "['metrics.csv', 'net.luz', 'train.py']" in text  # ended: no state any more
+    assert "bit for bit the same: True" in text
+    resumed, unbroken, together = numbers("^last validation loss: {}", text)
+    assert resumed == unbroken
+    assert together < 0.2  # of targets whose variance is 1
