@@ -147,15 +147,19 @@ def setup(
     """Bind a module, a loss, an optimizer and metrics together. Port of R luz's `setup()`.
 
     A module may have methods that luzpy uses: `loss(input, target)`; `step()`, one batch of
-    training and validation; `set_optimizers(**opt_hparams)`, one optimizer or a dict name →
-    optimizer; `predict(input)`. In a run they can read `self.ctx`, the `Context`.
+    training and validation; `set_optimizers(**opt_hparams)`, one optimizer, a tuple of them that
+    all step on one loss, or a dict name → optimizer, each with a loss of its own;
+    `predict(input)`. In a run they can read `self.ctx`, the `Context`.
 
     Args:
         module: A class derived from `nn.Module`, any function that returns a module, or an
             instance, which is copied for every run and never changed.
         loss: `loss(input, target)`, a function or module that returns a scalar tensor. Not needed
             if the module has a `loss` or a `step`.
-        optimizer: For example `torch.optim.Adam`. Not needed if the module has `set_optimizers`.
+        optimizer: For example `torch.optim.Adam`, or any function of the parameters that returns
+            what has an optimizer's `param_groups`, `step`, `zero_grad`, `state_dict` and
+            `load_state_dict`. Where `step` wants a closure (LBFGS, sharpness-aware ones), luzpy
+            gives it one. Not needed if the module has `set_optimizers`.
         metrics: A metric, a list of them, a dict name → metric, or a `MetricSet`.
         backward: `backward(loss)`, in place of `loss.backward()`.
         seed: Draws the initial weights, the same in every run. Itself drawn from torch's global

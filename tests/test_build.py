@@ -223,7 +223,7 @@ def test_what_is_no_optimizer_is_refused(made, error, message):
 
 def test_an_optimizer_of_setup_is_checked_too():
     model = luz.setup(nn.Linear, nn.MSELoss(), lambda params, **_: list(params))
-    with pytest.raises(TypeError, match=r"`optimizer` must make a torch optimizer, .* 'opt': list"):
+    with pytest.raises(TypeError, match=r"`optimizer` must make an optimizer, .* 'opt': list"):
         fit(model.set_hparams(in_features=3, out_features=1))
 
 

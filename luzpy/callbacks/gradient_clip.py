@@ -36,6 +36,8 @@ class GradientClip(Callback):
         <luzpy.callbacks.GradientClip: max_norm 1, norm_type 2>
     """
 
+    every_gradient = True
+
     def __init__(
         self, max_norm: float = 1, norm_type: float = 2, *, clip_value: float | None = None
     ) -> None:

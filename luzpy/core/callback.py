@@ -53,6 +53,8 @@ class Callback:
     Attributes:
         weight: Where the callback stands among the others; `float("inf")` is last.
         runs_last: Whether it comes after all others, whatever their weight.
+        every_gradient: Whether its `on_train_batch_before_step` changes gradients, and is called
+            again for those that an optimizer such as LBFGS computes within its step.
 
     Examples:
         >>> import luzpy as luz
@@ -63,6 +65,7 @@ class Callback:
 
     weight: ClassVar[float] | float = 0
     runs_last: ClassVar[bool] | bool = False
+    every_gradient: ClassVar[bool] | bool = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -62,8 +62,9 @@ class Internals:
             did.
         fit_seed: The `seed` that `fit` was given.
         make_result: `make_result(ctx, stopped)`, what the run returns.
-        opt_names: The names that a step goes through.
-        opt_name: Whose step is under way.
+        opt_names: The names of the losses that a step goes through: each optimizer's own, or one
+            on which all of them step.
+        opt_name: Which of them is under way.
         n_rows: How many rows the batch has; 0 if nothing of it counts.
         autocast: Entered around every forward pass and its loss.
         loss_of: What gives the loss of a batch.
@@ -202,8 +203,8 @@ class Context:
         """Its name."""
         names = self._internals.opt_names
         name = names[0] if len(names) == 1 else self._internals.opt_name
-        if name is None:
-            known = ", ".join(map(repr, names)) or "none"
+        if name is None or (self.optimizers and name not in self.optimizers):
+            known = ", ".join(map(repr, self.optimizers or names)) or "none"
             raise AttributeError(
                 f"There is no one optimizer at hand here: take one of `ctx.optimizers` ({known})."
             )

@@ -96,9 +96,10 @@ def predict(ctx: Context, function: Callable[[Batch], Batch]) -> Iterator[Batch]
 
 
 def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
-    """One batch of training: for each optimizer forward, loss, backward and step."""
+    """One batch of training: for each loss forward, loss and backward pass, and its step."""
     run = internals(ctx)
-    for name, opt in ctx.optimizers.items():
+    apart = len(run.opt_names) > 1
+    for name in run.opt_names:
         run.opt_name = name
         if run.starts_step:
             for parameter in parameters:
@@ -113,7 +114,8 @@ def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
         ctx.backward(ctx.loss_grad)
         if run.ends_step:
             ctx.call("on_train_batch_before_step")
-            ctx.step_opt(opt)
+            for opt in (ctx.optimizers[name],) if apart else ctx.optimizers.values():
+                ctx.step_opt(opt)
             ctx.call("on_train_batch_after_step")
     run.opt_name = None
 

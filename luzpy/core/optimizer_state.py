@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeGuard
@@ -18,6 +19,7 @@ from luzpy.ground.types import Values
 States = dict[str, Values]
 """Optimizer name → its class's name, how many parameters each group has, and their states."""
 
+_OPTIMIZER: Any = torch.optim.Optimizer
 _KINDS: Mapping[str, Any] = {"type": str, "sizes": list, "state": dict}
 
 
@@ -34,14 +36,28 @@ def optimizer_states(
         optimizers: The optimizers, by name.
         full: Gathers what is sharded of one parameter's state.
     """
-    return {
-        name: {
-            "type": type(optimizer).__name__,
-            "sizes": _sizes(optimizer),
-            "state": {key: full(own) for key, own in optimizer.state_dict()["state"].items()},
-        }
-        for name, optimizer in optimizers.items()
-    }
+    return {name: _state(optimizer, full) for name, optimizer in optimizers.items()}
+
+
+def _state(optimizer: Any, full: Callable[[Values], Values]) -> Values:
+    found: Values = {"type": type(optimizer).__name__, "sizes": _sizes(optimizer)}
+    if not isinstance(optimizer, _OPTIMIZER):  # only itself knows what that holds
+        return {**found, "state": {}, "whole": copy.deepcopy(optimizer.state_dict())}
+    states: Values = optimizer.state_dict()["state"]
+    found["state"] = {key: full(own) for key, own in states.items()}
+    if callable(getattr(optimizer, "eval", None)):
+        found["counts"] = _counts(optimizer)
+    return found
+
+
+def _counts(optimizer: torch.optim.Optimizer) -> list[Values]:
+    """What schedule-free optimizers count in their groups: no hyperparameters."""
+    known = inspect.signature(type(optimizer)).parameters
+    groups: list[Values] = optimizer.param_groups
+    return [
+        {name: value for name, value in group.items() if name not in ("params", *known)}
+        for group in groups
+    ]
 
 
 def is_states(value: object) -> TypeGuard[States]:
@@ -77,7 +93,13 @@ def load_optimizer_states(optimizers: Optimizers, states: States) -> None:
     for name, optimizer in optimizers.items():
         state = copy.deepcopy(states[name]["state"])
         try:
+            if "whole" in states[name]:
+                optimizer.load_state_dict(copy.deepcopy(states[name]["whole"]))
+                continue
             load_optimizer_state(optimizer, {**optimizer.state_dict(), "state": state})
+            counts: list[Values] = states[name].get("counts", [])
+            for group, counted in zip(optimizer.param_groups, counts, strict=bool(counts)):
+                group.update(counted)
         except (ValueError, KeyError, IndexError, RuntimeError, TypeError) as err:
             raise LuzError(f"The state of the optimizer {name!r} does not fit it: {err}") from err
 
@@ -89,6 +111,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Values) -> Non
     text. A bfloat16 weight may have a float32 state, and that a boolean.
     """
     optimizer.load_state_dict(state)
+    if not isinstance(optimizer, _OPTIMIZER):
+        return
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, saved in state["state"].items():
         if not is_whole(index) or not is_mapping(saved):

@@ -197,7 +197,7 @@ class Accelerator:
         return model.to(self.device) if self.device_placement else model
 
     def prepare_training(
-        self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+        self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], *, n_losses: int
     ) -> nn.Module:
         """The model as it is trained: of several processes, with its gradients averaged.
 
@@ -210,14 +210,14 @@ class Accelerator:
                 or several optimizers; or if FSDP is to train what it cannot.
         """
         has_step = hasattr(unwrapped(model), "step")
-        if self.accumulate > 1 and (has_step or len(optimizers) > 1):
+        if self.accumulate > 1 and (has_step or n_losses > 1):
             reason = (
                 "the module's own `step` decides when to step"
                 if has_step
-                else f"there are {len(optimizers)} optimizers, each with gradients of its own"
+                else f"there are {n_losses} optimizers, each with gradients of its own"
             )
             raise ValueError(f"`accumulate` must be 1, got {self.accumulate}: {reason}.")
-        if len(optimizers) == 1 and not has_step and not hasattr(unwrapped(model), "loss"):
+        if n_losses == 1 and not has_step and not hasattr(unwrapped(model), "loss"):
             return self._group.wrap(model, optimizers)
         if self.is_sharded:
             raise ValueError(

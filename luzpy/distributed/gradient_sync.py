@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from luzpy.distributed.process_group import ProcessGroup
 from luzpy.distributed.sharding import ShardedLoader
 from luzpy.ground.errors import LuzError
 from luzpy.ground.random_state import seed_all
+
+OPTIMIZER: Any = torch.optim.Optimizer
 
 
 @final
@@ -49,7 +51,15 @@ class GradientSync(Callback):
             seed_all(seed + self.group.rank)
         if not self._wrapped:
             self.group.broadcast_weights(unwrapped(ctx.model))
-            for optimizer in ctx.optimizers.values():
+            if not hasattr(unwrapped(ctx.model), "step"):
+                return  # luzpy's own step calls the hook below
+            for name, optimizer in ctx.optimizers.items():
+                if not isinstance(optimizer, OPTIMIZER):
+                    raise LuzError(
+                        f"The optimizer {name!r} must be a torch.optim.Optimizer, in several "
+                        f"processes and with a `step` of the module's own, got "
+                        f"{type(optimizer).__name__}."
+                    )
                 optimizer.register_step_pre_hook(self._before_step)
                 optimizer.register_step_post_hook(self._after_step)
 

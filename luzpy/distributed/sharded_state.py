@@ -35,7 +35,7 @@ def shard_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Shard what an optimizer has loaded, as its parameters are."""
     if _sharded_kind() is None:
         return
-    for parameter, state in optimizer.state.items():
+    for parameter, state in getattr(optimizer, "state", {}).items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 state[name] = _sharded(value, parameter)

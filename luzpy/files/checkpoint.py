@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from luzpy.core.context import Context, internals
 from luzpy.core.hooks import HookOwner
 from luzpy.core.modules import unwrapped
@@ -18,6 +20,7 @@ from luzpy.ground.primitives import find_unsupported, from_primitives, to_primit
 from luzpy.ground.types import Primitive, Values
 
 Path = str | os.PathLike[str]
+OPTIMIZER: Any = torch.optim.Optimizer
 
 
 def checkpoint_content(ctx: Context) -> Values:
@@ -136,7 +139,10 @@ def check_fit(
         own = {name: type(optimizer).__name__ for name, optimizer in ctx.optimizers.items()}
         _check_same("optimizers", content["optimizer_types"], own, path)
         for name, optimizer in ctx.optimizers.items():
-            sizes = [len(group["params"]) for group in content["optimizers"][name]["param_groups"]]
+            groups = content["optimizers"][name].get("param_groups")
+            if groups is None or not isinstance(optimizer, OPTIMIZER):
+                continue  # one of no class of torch's says itself what fits
+            sizes = [len(group["params"]) for group in groups]
             here = [len(group["params"]) for group in optimizer.param_groups]
             _check_same(f"parameter groups of the optimizer {name!r}", sizes, here, path)
     if callbacks:

@@ -22,7 +22,7 @@ from luzpy.ground.types import Batch, Data
 # Losses are looked at this many rungs at a time, so that a GPU is not waited for at each.
 LOOK_EVERY = 10
 # A rung is one optimizer step. A run in which this many batches pass without one never ends.
-MAX_BATCHES_WITHOUT_STEP = 10_000
+MAX_BATCHES_WITHOUT_STEP = 1_000
 
 
 @attrs.frozen
@@ -90,10 +90,12 @@ class RecordLoss(Callback):
         loss = self._loss(ctx) * getattr(ctx.data, "weight", 1)  # of its share of all rows
         self._partial_step.append(loss)
         if not self.sweep.all_stepped:
-            if len(self._partial_step) > MAX_BATCHES_WITHOUT_STEP:
+            batches = len(self._partial_step)
+            if batches > MAX_BATCHES_WITHOUT_STEP or self.sweep.nothing_steps(ctx):
                 raise LuzError(
-                    f"`step` must step the optimizer: it did not in {MAX_BATCHES_WITHOUT_STEP} "
-                    "batches."
+                    f"`step` must step the optimizer: it did not in {batches} "
+                    f"batch{'' if batches == 1 else 'es'}. A step that does not call "
+                    "`ctx.opt.step()` trains nothing that luzpy can vary."
                 )
             return
         rung = self._partial_step

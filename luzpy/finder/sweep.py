@@ -10,6 +10,8 @@ import torch
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, Optimizers, at_exit
+from luzpy.core.modules import optimized_parameters
+from luzpy.core.optimizers import after_step
 from luzpy.ground.errors import LuzError
 
 
@@ -48,9 +50,9 @@ class SweepLR(Callback):
         self.varied = _varied(ctx.optimizers, self.opt_name)
         self.scales = {name: _group_scales(name, opt) for name, opt in self.varied.items()}
         self.stepped: set[str] = set()
-        for name, optimizer in self.varied.items():
-            listener = optimizer.register_step_post_hook(partial(self._note_step, name))
-            at_exit(ctx, listener.remove)
+        self.any_stepped = False
+        for name, optimizer in ctx.optimizers.items():
+            at_exit(ctx, after_step(optimizer, partial(self._note_step, name)))
 
     def on_train_batch_begin(self, ctx: Context) -> None:
         rate = self.rates[self.rung]
@@ -61,13 +63,21 @@ class SweepLR(Callback):
                 else:
                     group["lr"] = rate * scale
 
-    def _note_step(self, name: str, *_: object) -> None:
-        self.stepped.add(name)
+    def _note_step(self, name: str) -> None:
+        self.any_stepped = True
+        if name in self.varied:
+            self.stepped.add(name)
 
     @property
     def all_stepped(self) -> bool:
         """Whether every varied optimizer has stepped in this rung."""
         return len(self.stepped) == len(self.varied)
+
+    def nothing_steps(self, ctx: Context) -> bool:
+        """Whether no optimizer has stepped so far, nor has a gradient been gathered for one."""
+        if self.any_stepped:
+            return False
+        return all(p.grad is None for p in optimized_parameters(ctx.optimizers.values()))
 
     def advance(self) -> None:
         """Go on to the next rung."""

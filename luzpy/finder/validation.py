@@ -11,6 +11,7 @@ from luzpy.core.context import Context, Internals, internals
 from luzpy.core.hooks import HookOwner
 from luzpy.core.loop import validate
 from luzpy.core.modules import bound, in_eval_mode
+from luzpy.core.optimizers import weights_for_evaluation
 from luzpy.ground.devices import widest_float
 from luzpy.ground.random_state import preserved_random_state
 from luzpy.ground.types import Data
@@ -57,7 +58,12 @@ def validation_loss(
         ),
     )
     try:
-        with preserved_random_state(), in_eval_mode(ctx.model), bound(validation):
+        with (
+            preserved_random_state(),
+            in_eval_mode(ctx.model),
+            weights_for_evaluation(ctx.optimizers.values()),
+            bound(validation),
+        ):
             validate(validation)
     except Exception:
         reason = run.requested_reason

@@ -169,7 +169,7 @@ def _result(
         "opt_hparams": dict(ctx.opt_hparams),
         "stopped": stopped,
         "spec": spec,
-        "opt_names": tuple(ctx.optimizers),
+        "opt_names": internals(ctx).opt_names,
         "optimizer_states": _optimizer_states(ctx, accelerator),
         "valid_rows": chosen_rows(held_out),
     }

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from luzpy.core.build import build_model, build_optimizers, copied
+from luzpy.core.build import build_model, copied
 from luzpy.core.callback import Callback
-from luzpy.core.context import Context, Internals
+from luzpy.core.closure import ClosureStep
+from luzpy.core.context import Context, Internals, Optimizers
 from luzpy.core.loss import build_loss
 from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import load_optimizer_states, misfit
+from luzpy.core.optimizers import build_optimizers, needs_closure
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.data.dataset import split_dataset
@@ -123,9 +125,10 @@ def prepare_fit(
 ) -> Context:
     """The context of a run that has not begun."""
     device = accelerator.device_of(model)
-    optimizers = build_optimizers(spec, model, spec.opt_hparams)
+    optimizers, losses = build_optimizers(spec, model, spec.opt_hparams)
     loss_fn = build_loss(spec, model, device)
-    model = accelerator.prepare_training(model, optimizers)
+    with_closure = _with_closure(model, optimizers, accelerator)
+    model = accelerator.prepare_training(model, optimizers, n_losses=len(losses))
     loader = accelerator.prepare_train_loader(train_data)
     ctx = Context(
         verbose=verbose,
@@ -142,11 +145,34 @@ def prepare_fit(
         hparams=dict(spec.hparams),
         opt_hparams=dict(spec.opt_hparams),
         callbacks=list(accelerator.prepare_callbacks(callbacks)),
-        internals=Internals(metric_set=spec.metrics, spec=spec, opt_names=tuple(optimizers)),
+        internals=Internals(metric_set=spec.metrics, spec=spec, opt_names=losses),
     )
     if spec.backward is not None:
         ctx.backward = spec.backward
+    if with_closure:
+        ctx.step_opt = ClosureStep(ctx)
     return ctx
+
+
+def _with_closure(model: nn.Module, optimizers: Optimizers, accelerator: Accelerator) -> bool:
+    """Whether luzpy's step is to give an optimizer a closure.
+
+    Raises:
+        ValueError: If several batches or processes make a step.
+    """
+    if hasattr(unwrapped(model), "step"):
+        return False
+    names = [type(opt).__name__ for opt in optimizers.values() if needs_closure(opt)]
+    reason = "computes its batch again within its step"
+    if names and accelerator.accumulate > 1:
+        raise ValueError(
+            f"`accumulate` must be 1, got {accelerator.accumulate}: {names[0]} {reason}."
+        )
+    if names and accelerator.is_distributed:
+        raise ValueError(
+            f"`accelerator` must be that of one process, got {accelerator!r}: {names[0]} {reason}."
+        )
+    return bool(names)
 
 
 def _split(data: Data, fraction: float, options: Options | None, seed: int) -> tuple[Data, Data]:
