@@ -1,9 +1,18 @@
 PYTHON ?= python
 
-.PHONY: test soak lint docs bench gpu demo
+.PHONY: test test-all lowest soak lint docs bench gpu demo
 
 test:
+	$(PYTHON) -m pytest -n 2 -m "not slow and not reliability"
+
+test-all:
 	$(PYTHON) -m pytest -n 2 --cov=luzpy --cov-report=term-missing:skip-covered
+
+lowest:  # the lowest versions that pyproject.toml allows; needs uv
+	uv venv --allow-existing .venv-lowest
+	uv pip install --python .venv-lowest --resolution lowest-direct -e '.[test]'
+	.venv-lowest/bin/python -m pytest -n 2 -m "not slow and not reliability" \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning
 
 soak:
 	LUZPY_SOAK=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/reliability

@@ -237,7 +237,7 @@ def test_polars_frames_in_several_chunks():
                 }
             ),
             r"`data` must hold numbers only; these columns do not: 's' \(String\), "
-            r"'c' \(Categorical\), 'd' \(Date\), 'l' \(List\(Int64\)\), 'z' \(Null\)\. "
+            r"'c' \(Categorical.*\), 'd' \(Date\), 'l' \(List\(Int64\)\), 'z' \(Null\)\. "
             r"Encode them first, for example with polars' to_dummies\(\)\.",
         ),
         (pd.Series(["x"], name="s", dtype=object), r"these columns do not: 's' \(object\)"),

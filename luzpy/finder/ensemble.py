@@ -125,3 +125,10 @@ def swap_parameters(optimizer: torch.optim.Optimizer, model: nn.Module, ensemble
     for group in optimizer.param_groups:
         parameters = cast("list[nn.Parameter]", group["params"])
         group["params"] = [stacked[names[id(parameter)]] for parameter in parameters]
+        for parameter, together in zip(parameters, group["params"], strict=True):
+            state = optimizer.state.pop(parameter, {})
+            if state:  # Adagrad of an older torch makes it at once, alike for all models
+                optimizer.state[together] = {
+                    name: item.expand_as(together).clone() if item.ndim else item
+                    for name, item in state.items()
+                }
