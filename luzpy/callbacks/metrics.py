@@ -16,6 +16,7 @@ from luzpy.ground.nested import detached, to_device
 from luzpy.ground.records import (
     epochs_done,
     forget_rates,
+    set_array,
     set_best,
     set_epoch_rates,
     set_partial,
@@ -23,7 +24,7 @@ from luzpy.ground.records import (
 from luzpy.ground.types import Values
 from luzpy.metrics.loss import LossAverage
 from luzpy.metrics.metric import Metric, disable_sync
-from luzpy.metrics.values import named_values
+from luzpy.metrics.values import arrays_in, named_values
 
 
 @final
@@ -148,8 +149,15 @@ def _update(ctx: Context, split: str) -> None:
 
 def _log(ctx: Context, split: str) -> None:
     for metric in ctx.metrics[split]:
-        for name, value in computed(ctx, metric).items():
-            ctx.log_metric(name, value)
+        _log_metric(ctx, split, metric)
+
+
+def _log_metric(ctx: Context, split: str, metric: Metric) -> None:
+    rows, arrays = computed(ctx, metric)
+    for name, value in rows.items():
+        ctx.log_metric(name, value)
+    for name, array in arrays.items():
+        set_array(ctx.records, split, max(ctx.epoch, 1), name, array)
 
 
 def _log_rates(ctx: Context) -> None:
@@ -167,20 +175,20 @@ def _log_partial(ctx: Context, under_way: str | None) -> None:
         batch = getattr(loss, "metric", loss).count
         for metric in metrics if batch else ():
             with suppress(Exception):  # a fit that was interrupted is not lost for a metric
-                for name, value in computed(ctx, metric).items():
-                    ctx.log_metric(name, value)
+                _log_metric(ctx, under_way or "train", metric)
     if epochs_done(ctx.records) == ctx.epoch:
         _log_rates(ctx)
         split = under_way or ("train" if ctx.training else "valid")
         set_partial(ctx.records, ctx.epoch, split, batch)
 
 
-def computed(ctx: Context, metric: Metric) -> dict[str, float]:
-    """The rows that `metric` makes of the batches so far."""
+def computed(ctx: Context, metric: Metric) -> tuple[dict[str, float], dict[str, list[Any]]]:
+    """The rows, and the arrays if there are, that `metric` makes of the batches so far."""
     if not metric.is_shared:  # though several processes may have been launched
         disable_sync(metric)
     try:
-        return named_values(metric.abbrev, metric.compute())
+        value = metric.compute()
+        return named_values(metric.abbrev, value), arrays_in(metric.abbrev, value)
     except Exception as err:
         _annotate(err, ctx, metric, "compute")
         raise

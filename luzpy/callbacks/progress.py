@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from time import perf_counter
-from typing import final
+from typing import Any, final
 
 from luzpy.callbacks.bar import Bar, is_interactive
 from luzpy.callbacks.metrics import computed
@@ -12,8 +12,8 @@ from luzpy.core.callback import Callback
 from luzpy.core.context import Context, at_exit
 from luzpy.data.dataset import length_of
 from luzpy.ground.durations import pretty_seconds
-from luzpy.ground.records import epoch_metrics, seconds
-from luzpy.metrics.values import format_value
+from luzpy.ground.records import epoch_arrays, epoch_metrics, seconds
+from luzpy.metrics.values import shown
 
 REFRESH_SECONDS = 0.1
 # Live metrics may take at most this share of the time: one that is slow to compute is shown less
@@ -117,12 +117,15 @@ class Progress(Callback):
         if self._bar is None:  # what is over before would only flicker
             self._bar = Bar(self._title, length_of(ctx.data), self._began)
         rows: dict[str, float] = {}
+        arrays: dict[str, list[Any]] = {}
         for metric in ctx.metrics.get(split, []):
             if metric.is_shared:
                 continue
             with suppress(Exception):  # some cannot be computed yet; at the epoch's end they must
-                rows |= computed(ctx, metric)
-        self._bar.update(self._count, _listed(rows, _display_names(ctx, split)))
+                more_rows, more_arrays = computed(ctx, metric)
+                rows |= more_rows
+                arrays |= more_arrays
+        self._bar.update(self._count, _listed(shown(rows, arrays), _display_names(ctx, split)))
         self._count = 0
         now = perf_counter()
         self._next = now + max(REFRESH_SECONDS, (now - begun) / LIVE_SHARE)
@@ -138,12 +141,14 @@ def _display_names(ctx: Context, split: str) -> dict[str, str]:
     return {metric.abbrev.lower(): metric.abbrev for metric in ctx.metrics.get(split, [])}
 
 
-def _listed(rows: dict[str, float], names: dict[str, str]) -> str:
-    return " - ".join(f"{names.get(name, name)}: {format_value(v)}" for name, v in rows.items())
+def _listed(texts: dict[str, str], names: dict[str, str]) -> str:
+    return " - ".join(f"{names.get(name, name)}: {text}" for name, text in texts.items())
 
 
 def _epoch_metrics(ctx: Context, split: str) -> str:
-    return _listed(epoch_metrics(ctx.records, split, ctx.epoch), _display_names(ctx, split))
+    rows = epoch_metrics(ctx.records, split, ctx.epoch)
+    arrays = epoch_arrays(ctx.records, split, ctx.epoch)
+    return _listed(shown(rows, arrays), _display_names(ctx, split))
 
 
 def _say(line: str) -> None:

@@ -60,6 +60,29 @@ def epoch_metrics(records: Records, set: str, epoch: int | None = None) -> dict[
     return epochs[index - 1] if 1 <= index <= len(epochs) else {}
 
 
+def set_array(records: Records, set: str, epoch: int, name: str, values: list[Any]) -> None:
+    """Keep an array that a metric has computed: `records["arrays"][set][epoch - 1][name]`."""
+    epochs = records.setdefault("arrays", {}).setdefault(set, [])
+    while len(epochs) < epoch:
+        epochs.append({})
+    epochs[epoch - 1][name] = values
+
+
+def epoch_arrays(records: Records, set: str, epoch: int | None = None) -> dict[str, list[Any]]:
+    """The arrays that metrics have computed in an epoch; see `epoch_metrics`."""
+    epochs = records.get("arrays", {}).get(set, [])
+    index = len(records.get("metrics", {}).get(set, [])) if epoch is None else epoch
+    return epochs[index - 1] if 1 <= index <= len(epochs) else {}
+
+
+def matrix_rows(records: Records) -> frozenset[str]:
+    """The names of the metrics' rows that are cells of a matrix."""
+    arrays = [row for epochs in records.get("arrays", {}).values() for row in epochs]
+    matrices = {name for row in arrays for name, array in row.items() if is_sequence(array[0])}
+    rows = [name for epochs in records["metrics"].values() for row in epochs for name in row]
+    return frozenset(row for row in rows if any(row.startswith(f"{name}_") for name in matrices))
+
+
 def epochs_done(records: Records) -> int:
     """How many epochs of training were logged."""
     return len(records.get("metrics", {}).get("train", []))

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import mean
+from typing import Any
 
 from luzpy.ground.durations import pretty_seconds
 from luzpy.ground.records import (
     Records,
+    epoch_arrays,
     epoch_metrics,
     epochs_done,
     partial_epoch,
     restored_epoch,
     seconds,
 )
-from luzpy.metrics.values import format_value
+from luzpy.metrics.values import shown
 
 
-def metric_lines(rows: Mapping[str, float]) -> list[str]:
-    """One line a metric."""
-    return [f"{name}: {format_value(value)}" for name, value in rows.items()]
+def metric_lines(
+    rows: Mapping[str, float], arrays: Mapping[str, list[Any]] | None = None
+) -> list[str]:
+    """One line a metric, also where it computes an array."""
+    return [f"{name}: {text}" for name, text in shown(rows, arrays or {}).items()]
 
 
 def time_lines(records: Records) -> list[str]:
@@ -64,5 +68,5 @@ def result_lines(records: Records) -> list[str]:
     for split, title in (("train", "Training"), ("valid", "Validation")):
         rows = epoch_metrics(records, split, epoch)
         if rows:
-            lines += [f"{title}:", *metric_lines(rows)]
+            lines += [f"{title}:", *metric_lines(rows, epoch_arrays(records, split, epoch))]
     return lines

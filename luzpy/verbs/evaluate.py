@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 
 from luzpy.callbacks.metrics import Metrics
 from luzpy.callbacks.profile import Profile
@@ -18,7 +19,7 @@ from luzpy.core.modules import bound, in_eval_mode
 from luzpy.core.result import Result, check_fitted
 from luzpy.data.loader import Options, eval_loader, resident
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
-from luzpy.ground.records import Records, epoch_metrics, get_metrics, metrics_frame
+from luzpy.ground.records import Records, epoch_arrays, epoch_metrics, get_metrics, metrics_frame
 from luzpy.ground.types import Data
 from luzpy.metrics.metric_set import as_metric_set
 from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
@@ -43,25 +44,34 @@ class Evaluation:
 
     get_metrics = get_metrics
 
-    def __getitem__(self, metric: str) -> float:
-        """One metric's value.
+    def __getitem__(self, metric: str) -> Any:
+        """One metric's value: a number, or a NumPy array where the metric computes one.
 
         Args:
-            metric: Its name, as `get_metrics` gives it: `evaluation["loss"]`.
+            metric: Its name, as `get_metrics` gives it: `evaluation["loss"]`; of an array the
+                metric's: `evaluation["confusion_matrix"]`.
 
         Raises:
             KeyError: If there is no such metric; it names those there are.
         """
-        values = epoch_metrics(self.records, "valid")
+        values, arrays = _values(self.records)
+        if metric in arrays:
+            return np.array(arrays[metric])
         if metric not in values:
-            raise KeyError(f"`metric` must be one of {', '.join(values)}, got {metric!r}.")
+            raise KeyError(
+                f"`metric` must be one of {', '.join([*values, *arrays])}, got {metric!r}."
+            )
         return values[metric]
 
     def __repr__(self) -> str:
-        return "\n".join(["<Evaluation>", *metric_lines(epoch_metrics(self.records, "valid"))])
+        return "\n".join(["<Evaluation>", *metric_lines(*_values(self.records))])
 
     def _repr_html_(self) -> str:
         return get_metrics(self).to_html(index=False)
+
+
+def _values(records: Records) -> tuple[dict[str, float], dict[str, list[Any]]]:
+    return epoch_metrics(records, "valid"), epoch_arrays(records, "valid")
 
 
 @get_metrics.register(Evaluation)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from luzpy.core.result import Result
 from luzpy.ground.nested import is_sequence
-from luzpy.ground.records import get_metrics, rates_frame
+from luzpy.ground.records import get_metrics, matrix_rows, rates_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,8 @@ def chosen(x: Result, names: Sequence[str] | None) -> pd.DataFrame:
 
     frame = get_metrics(x)
     if names is None:
-        return frame
+        hidden = matrix_rows(x.records)  # a panel for each of their cells fits no page
+        return frame[~frame["metric"].isin(hidden)]
     if not is_sequence(names) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"`metrics` must be a list of metrics' names, got {names!r}.")
     if "lr" in names and "lr" not in set(frame["metric"]):
