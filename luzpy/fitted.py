@@ -42,6 +42,7 @@ class FittedModule(Result):
         optimizer_states: What the optimizers have gathered, from which `fit` goes on; None if the
             file that it was loaded from does not hold it.
         valid_rows: The numbers of the rows that `valid_data=0.1` chose; None without a fraction.
+        columns: The names of the columns of the frames that it was fitted on, in their order.
     """
 
     spec: Any = attrs.field(default=attrs.Factory(_spec_of_model, takes_self=True))

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import ChainDataset, TensorDataset
 
 import luzpy as luz
+from luzpy.data.batches import batches
 from luzpy.data.dataset import InMemoryDataset, is_in_memory, split_dataset
 from luzpy.ground.nested import map_nested, tensors_in
 
@@ -48,9 +49,29 @@ FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_float_tensors_become_the_default_dtype(dtype):
-    assert_tensor(tensor_of(torch.tensor([1, 2]).to(dtype)), [1, 2], torch.float32)
+@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS, torch.uint32, torch.uint64, torch.bool])
+def test_tensors_keep_their_dtype(dtype):
+    x = torch.tensor([[1], [0], [3]]).to(dtype)
+    assert tensor_of(x) is x
+    loader = luz.as_dataloader(x, batch_size=2, sampler=[2, 0])
+    assert_tensor(next(batches(loader))[0], x.tolist()[::-2], dtype)
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, torch.uint32, torch.uint64])
+def test_tensors_of_every_dtype_are_gathered(dtype):
+    x = torch.arange(9).to(dtype)
+    for shuffle in (False, True):
+        torch.manual_seed(0)
+        found = list(batches(luz.as_dataloader(x, batch_size=4, shuffle=shuffle)))
+        torch.manual_seed(0)
+        expected = list(luz.as_dataloader(x, batch_size=4, shuffle=shuffle))
+        assert all(torch.equal(a, b) for (a,), (b,) in zip(found, expected, strict=True))
+        assert found[0][0].dtype is dtype
+
+
+def test_float_arrays_become_the_default_dtype():
+    for dtype in (np.float16, np.float32, np.float64):
+        assert_tensor(tensor_of(np.array([1, 2], dtype)), [1, 2], torch.float32)
 
 
 @pytest.mark.usefixtures("default_float64")
@@ -59,20 +80,15 @@ def test_floats_follow_a_changed_default_dtype(x):
     assert_tensor(tensor_of(x), [1, 2], torch.float64)
 
 
-@pytest.mark.parametrize("dtype", INTEGERS)
-def test_integer_tensors_become_int64(dtype):
-    assert_tensor(tensor_of(torch.tensor([1, 2]).to(dtype)), [1, 2], torch.int64)
+def test_integer_arrays_become_int64():
+    for dtype in (np.uint8, np.int8, np.int16, np.int32, np.int64, np.uint16):
+        assert_tensor(tensor_of(np.array([1, 2], dtype)), [1, 2], torch.int64)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.complex128])
+@pytest.mark.parametrize("dtype", [np.bool_, np.complex64, np.complex128])
 def test_booleans_and_complex_numbers_stay(dtype):
-    assert_tensor(tensor_of(torch.tensor([1, 0]).to(dtype)), [1, 0], dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool, torch.complex64])
-def test_tensors_of_these_dtypes_are_not_copied(dtype):
-    x = torch.ones(3, 2, dtype=dtype)
-    assert tensor_of(x) is x
+    kept = torch.from_numpy(np.zeros(1, dtype)).dtype
+    assert_tensor(tensor_of(np.array([1, 0], dtype)), [1, 0], kept)
 
 
 @settings(deadline=None, max_examples=80)
@@ -129,12 +145,11 @@ def test_unsigned_integers_keep_values_beyond_half_their_range():
     "x",
     [
         np.array([3, 2**63], np.uint64),
-        torch.tensor([3, 2**63], dtype=torch.uint64),
         pd.Series([3, 2**63], dtype="uint64"),
         pd.DataFrame({"a": [-1, 2], "b": np.array([3, 2**63], np.uint64)}),
         pl.Series([3, 2**63], dtype=pl.UInt64),
     ],
-    ids=["numpy", "tensor", "series", "frame", "polars"],
+    ids=["numpy", "series", "frame", "polars"],
 )
 def test_integers_beyond_int64_are_an_error_and_never_negative(x):
     with pytest.raises(ValueError, match=r"`data` must hold integers below 2\*\*63"):
@@ -317,7 +332,7 @@ def test_tensor_subclasses_stay_what_they_are():
 def test_sparse_tensors_stay_sparse():
     tensor = tensor_of(torch.eye(3, dtype=torch.float64).to_sparse())
     assert tensor.is_sparse
-    assert_tensor(tensor.to_dense(), [[1, 0, 0], [0, 1, 0], [0, 0, 1]], torch.float32)
+    assert_tensor(tensor.to_dense(), [[1, 0, 0], [0, 1, 0], [0, 0, 1]], torch.float64)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ class Result:
     opt_names: tuple[str, ...] = ("opt",)
     optimizer_states: dict[str, Values] | None = None  # None: they are not known
     valid_rows: torch.Tensor | None = None
+    columns: Any = None  # the names of the columns of the data's frames
 
     @property
     def best_epoch(self) -> int | None:

@@ -36,14 +36,15 @@ class InMemoryDataset(Rows):
 def is_in_memory(obj: object) -> bool:
     """Whether `obj` is data that `as_dataset` converts, rather than a `Dataset`."""
     known = (torch.Tensor, np.ndarray, tuple, list, dict)
-    return isinstance(obj, known) or _is_pandas(obj) or _is_polars(obj)
+    return isinstance(obj, known) or is_pandas(obj) or is_polars(obj)
 
 
 def as_dataset(x: Data, *, name: str = "data") -> Rows:
     """Make a torch dataset of in-memory data; a dataset passes through.
 
-    Floats become the default float dtype and integers int64; booleans and complex numbers stay.
-    Tensors of these dtypes are used as they are, without a copy. Port of R luz's `as_dataset()`.
+    A torch tensor is used as it is, without a copy, whatever its dtype. Of arrays, frames and
+    series, floats become the default float dtype and integers int64; booleans and complex numbers
+    stay. Port of R luz's `as_dataset()`.
 
     Args:
         x: A `Dataset`; a tensor or a NumPy array, rows first; a pandas or polars frame (one row
@@ -125,12 +126,14 @@ def chosen_rows(loader: Loader | None) -> torch.Tensor | None:
     return torch.tensor(dataset.indices) if isinstance(dataset, Split) else None
 
 
-def _is_pandas(obj: object) -> bool:
+def is_pandas(obj: object) -> bool:
+    """Whether `obj` is a pandas frame or series."""
     pandas = sys.modules.get("pandas")  # only who has a frame has imported it
     return pandas is not None and isinstance(obj, (pandas.DataFrame, pandas.Series))
 
 
-def _is_polars(obj: object) -> bool:
+def is_polars(obj: object) -> bool:
+    """Whether `obj` is a polars frame or series."""
     return type(obj).__module__.partition(".")[0] == "polars" and hasattr(obj, "to_numpy")
 
 
@@ -152,16 +155,14 @@ def _as_tensors(x: Data, name: str) -> Batch:
 
 def _as_tensor(x: Data, name: str) -> torch.Tensor:
     if isinstance(x, torch.Tensor):
-        if x.dtype is torch.uint64:
-            _check_int64(x.numpy(force=True), name)
-        return _standard_dtype(x)
+        return x
     if is_array(x):
         array = x
         if np.ma.is_masked(array):
             array: Array = np.ma.filled(array.astype(np.float64), np.nan)
-    elif _is_pandas(x):
+    elif is_pandas(x):
         array = _pandas_array(x, name)
-    elif _is_polars(x):
+    elif is_polars(x):
         array = _polars_array(x, name)
     else:
         raise TypeError(

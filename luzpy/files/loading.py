@@ -102,6 +102,7 @@ def _result(
         opt_names=tuple(values.get("opt_names") or loss_names(records) or ("opt",)),
         optimizer_states=_states(values.get("optimizers"), path),
         valid_rows=values.get("valid_rows"),
+        columns=values.get("columns"),
     )
 
 

@@ -12,7 +12,7 @@ from luzpy.core.result import Result, check_fitted
 from luzpy.files import container
 from luzpy.files.state import load_state
 from luzpy.ground.arguments import check_flag
-from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
+from luzpy.ground.primitives import find_unsupported, from_primitives, if_primitive, to_primitives
 from luzpy.ground.types import Values
 
 Path = str | os.PathLike[str]
@@ -51,6 +51,7 @@ def save(fitted: Result, path: Path, *, optimizer: bool = True) -> None:
         "stopped": fitted.stopped,
         "opt_names": list(fitted.opt_names),
         "valid_rows": fitted.valid_rows,
+        "columns": if_primitive(fitted.columns),
     }
     container.check_primitive({"state": content["state"]}, path)
     if optimizer and fitted.optimizer_states is not None:

@@ -17,6 +17,7 @@ from luzpy.core.loop import validate
 from luzpy.core.loss import build_loss
 from luzpy.core.modules import bound, in_eval_mode
 from luzpy.core.result import Result, check_fitted
+from luzpy.data.columns import warn_if_not_finite, with_columns
 from luzpy.data.loader import Options, eval_loader, resident
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.records import Records, epoch_arrays, epoch_metrics, get_metrics, metrics_frame
@@ -117,8 +118,10 @@ def evaluate(
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults(EVALUATE_DEFAULTS, callbacks, accelerator)
     options = check_options(dataloader_options, batch_size, data)
+    data = with_columns(data, fitted.columns, "data")
     device = accelerator.device_of(fitted.model)
     loader = eval_loader(resident(data, device, options, name="data"), options, name="data")
+    warn_if_not_finite(loader, data, "data")
     model = accelerator.prepare_model(fitted.model)
     ctx = Context(
         verbose=check_verbose(verbose) and accelerator.is_main,

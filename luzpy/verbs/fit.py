@@ -21,6 +21,7 @@ from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import States, optimizer_states
 from luzpy.core.result import Result
 from luzpy.core.spec import R, Spec, check_spec
+from luzpy.data.columns import columns_of, with_columns
 from luzpy.data.dataset import chosen_rows
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
@@ -126,6 +127,8 @@ def fit(
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults(FIT_DEFAULTS, callbacks, accelerator)
     options = check_options(dataloader_options, batch_size, data)
+    columns = None if fitted is None else fitted.columns
+    data = with_columns(data, columns, "data")
     is_verbose = check_verbose(verbose, elsewhere=True) and accelerator.is_main
     with seeded(seed):
         accelerator.share_random_state()
@@ -172,6 +175,7 @@ def _result(
         "opt_names": internals(ctx).opt_names,
         "optimizer_states": _optimizer_states(ctx, accelerator),
         "valid_rows": chosen_rows(held_out),
+        "columns": columns_of(data) if columns is None else columns,
     }
     return spec.result(**fields) if fitted is None else attrs.evolve(fitted, **fields)
 

@@ -17,6 +17,7 @@ from luzpy.core.callback import Callback
 from luzpy.core.context import Context
 from luzpy.core.modules import in_eval_mode, unwrapped
 from luzpy.core.result import Result, check_fitted
+from luzpy.data.columns import warn_if_not_finite, with_input_columns
 from luzpy.data.loader import Options, eval_loader, resident
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.arguments import check_flag
@@ -80,9 +81,11 @@ def predict(
             UserWarning,
             stacklevel=2,
         )
+    newdata = with_input_columns(newdata, fitted.columns, "newdata")
     device = accelerator.device_of(fitted.model)
     rows = resident(newdata, device, options, name="newdata")
     loader = eval_loader(rows, options, name="newdata")
+    warn_if_not_finite(loader, newdata, "newdata")
     loader = accelerator.prepare_loader(loader, name="newdata")
     model = accelerator.prepare_model(fitted.model)
     ctx = Context(

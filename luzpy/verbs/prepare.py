@@ -22,6 +22,7 @@ from luzpy.core.optimizer_state import load_optimizer_states, misfit
 from luzpy.core.optimizers import build_optimizers, needs_closure
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
+from luzpy.data.columns import columns_of, warn_if_not_finite, with_columns
 from luzpy.data.dataset import split_dataset
 from luzpy.data.loader import Options, eval_loader, resident, train_loader
 from luzpy.distributed.accelerator import Accelerator
@@ -105,11 +106,15 @@ def prepare_data(
     if is_number(valid_data) or isinstance(valid_data, bool):
         train_data, valid = _split(train_data, valid_data, options, seed)
     else:
+        valid_data = with_columns(valid_data, columns_of(data), "valid_data")
         valid = resident(valid_data, device, options, name="valid_data")
     loader = train_loader(train_data, options)
+    warn_if_not_finite(loader, data, "data")
     if valid is None:
         return loader, None
-    return loader, eval_loader(valid, options, name="valid_data", beside_train=data)
+    held_out = eval_loader(valid, options, name="valid_data", beside_train=data)
+    warn_if_not_finite(held_out, valid_data, "valid_data")
+    return loader, held_out
 
 
 def prepare_fit(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from models import TwoParts, regression
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import luzpy as luz
 
@@ -121,8 +122,8 @@ def test_a_step_that_mixed_precision_skips_is_no_such_loss():
 
 def test_validation_and_evaluate_are_not_warned_of():
     nan = torch.full((8, 2), math.nan)
-    fitted = fit(WrongAt(), 1, valid_data=(nan, nan[:, :1]))
-    fitted.evaluate((nan, nan[:, :1]), verbose=False)
+    fitted = fit(WrongAt(), 1, valid_data=TensorDataset(nan, nan[:, :1]))
+    fitted.evaluate(TensorDataset(nan, nan[:, :1]), verbose=False)
     assert math.isnan(fitted.records["metrics"]["valid"][0]["loss"])
     assert fitted.warnings == ()
 

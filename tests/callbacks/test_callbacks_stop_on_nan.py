@@ -6,6 +6,7 @@ import pytest
 import torch
 from models import TwoParts, regression
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import luzpy as luz
 
@@ -77,7 +78,7 @@ def test_a_step_of_ones_own_is_watched():
 
 def test_validation_is_not_watched():
     nan = torch.full((8, 2), math.nan)
-    fitted = fit(luz.callbacks.StopOnNaN(), valid_data=(nan, nan[:, :1]))
+    fitted = fit(luz.callbacks.StopOnNaN(), valid_data=TensorDataset(nan, nan[:, :1]))
     assert fitted.stopped == "completed"
 
 
