@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from luzpy.core.context import Context, internals, where
+from luzpy.core.dtype_hints import dtype_hint
 from luzpy.ground.errors import LuzError, add_note
 
 _DDP: Any = nn.parallel.DistributedDataParallel  # whose attributes have no types
@@ -86,7 +87,8 @@ def bound(ctx: Context) -> Generator[None]:
         yield
     except Exception as err:
         if not isinstance(err, LuzError):
-            add_note(err, f"in the module {type(module).__name__}, {where(ctx)}.")
+            said = dtype_hint(err, module, ctx.input)
+            add_note(err, f"in the module {type(module).__name__}, {where(ctx)}.{said}")
         raise
     finally:
         _unbind(kind, module, ctx)

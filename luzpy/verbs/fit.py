@@ -21,7 +21,7 @@ from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import States, optimizer_states
 from luzpy.core.result import Result
 from luzpy.core.spec import R, Spec, check_spec
-from luzpy.data.columns import columns_of, with_columns
+from luzpy.data.columns import Columns, columns_of, with_columns
 from luzpy.data.dataset import chosen_rows
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
@@ -129,6 +129,7 @@ def fit(
     options = check_options(dataloader_options, batch_size, data)
     columns = None if fitted is None else fitted.columns
     data = with_columns(data, columns, "data")
+    columns = columns_of(data) if columns is None else columns
     is_verbose = check_verbose(verbose, elsewhere=True) and accelerator.is_main
     with seeded(seed):
         accelerator.share_random_state()
@@ -149,9 +150,10 @@ def fit(
         if fitted is not None:
             go_on(ctx, fitted)
         run = internals(ctx)
-        run.fit_seed, run.make_result = seed, partial(_result, spec, fitted, accelerator, held_out)
+        result = partial(_result, spec, fitted, accelerator, held_out, columns)
+        run.fit_seed, run.make_result = seed, result
         stopped = loop.fit(ctx)
-    return _result(spec, fitted, accelerator, held_out, ctx, stopped)
+    return result(ctx, stopped)
 
 
 def _result(
@@ -159,6 +161,7 @@ def _result(
     fitted: R | None,
     accelerator: Accelerator,
     held_out: Loader | None,
+    columns: Columns,
     ctx: Context,
     stopped: str,
 ) -> R:
@@ -175,7 +178,7 @@ def _result(
         "opt_names": internals(ctx).opt_names,
         "optimizer_states": _optimizer_states(ctx, accelerator),
         "valid_rows": chosen_rows(held_out),
-        "columns": columns_of(data) if columns is None else columns,
+        "columns": columns,
     }
     return spec.result(**fields) if fitted is None else attrs.evolve(fitted, **fields)
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from models import line, regression
 from torch import nn
 from torch.optim import SGD
+from torch.utils.data import TensorDataset
 
 import luzpy as luz
 from luzpy.finder.divergence import DivergenceMonitor
@@ -396,4 +397,4 @@ def test_an_error_at_the_first_rung_is_raised_whatever_the_prediction():
         raise ValueError("wrong shape")
 
     with pytest.raises(ValueError, match="wrong shape"):
-        regression(loss=loss).lr_finder((X * math.nan, Y), **SWEEP)
+        regression(loss=loss).lr_finder(TensorDataset(X * math.nan, Y), **SWEEP)
