@@ -75,12 +75,14 @@ def epoch_arrays(records: Records, set: str, epoch: int | None = None) -> dict[s
     return epochs[index - 1] if 1 <= index <= len(epochs) else {}
 
 
-def matrix_rows(records: Records) -> frozenset[str]:
-    """The names of the metrics' rows that are cells of a matrix."""
+def array_rows(records: Records) -> dict[str, list[str]]:
+    """The arrays that metrics have computed, by name, and the names of their entries' rows."""
     arrays = [row for epochs in records.get("arrays", {}).values() for row in epochs]
-    matrices = {name for row in arrays for name, array in row.items() if is_sequence(array[0])}
-    rows = [name for epochs in records["metrics"].values() for row in epochs for name in row]
-    return frozenset(row for row in rows if any(row.startswith(f"{name}_") for name in matrices))
+    names = dict.fromkeys(name for row in arrays for name in row)
+    rows = dict.fromkeys(
+        row for epochs in records["metrics"].values() for metrics in epochs for row in metrics
+    )
+    return {name: [row for row in rows if row.startswith(f"{name}_")] for name in names}
 
 
 def epochs_done(records: Records) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from luzpy.core.result import Result
 from luzpy.ground.nested import is_sequence
-from luzpy.ground.records import get_metrics, matrix_rows, rates_frame
+from luzpy.ground.records import array_rows, get_metrics, rates_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +59,8 @@ COLOURS = {"train": "#4269d0", "valid": "#e67e22"}
 MORE_COLOURS = ("#3ca951", "#a463f2", "#97bbf5", "#9c6b4e", "#ff8ab7", "#6cc5b0")
 # With more, those of learning rates by batch, points would hide their lines.
 MOST_POINTS = 200
+# Arrays of more entries, as a confusion matrix has, are drawn on request only.
+MOST_PANELS = 6
 
 
 def chosen(x: Result, names: Sequence[str] | None) -> pd.DataFrame:
@@ -71,14 +73,19 @@ def chosen(x: Result, names: Sequence[str] | None) -> pd.DataFrame:
     import pandas as pd
 
     frame = get_metrics(x)
+    arrays = array_rows(x.records)
     if names is None:
-        hidden = matrix_rows(x.records)  # a panel for each of their cells fits no page
+        large = [rows for rows in arrays.values() if len(rows) > MOST_PANELS]
+        hidden = [row for rows in large for row in rows]  # a panel for each would fit no page
         return frame[~frame["metric"].isin(hidden)]
     if not is_sequence(names) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"`metrics` must be a list of metrics' names, got {names!r}.")
     if "lr" in names and "lr" not in set(frame["metric"]):
         frame = pd.concat([frame, rates_frame(x.records)])
     known = list(frame["metric"].unique())
+    names = [
+        row for name in names for row in ([name] if name in known else arrays.get(name, [name]))
+    ]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ValueError(

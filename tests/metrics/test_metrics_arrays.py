@@ -70,6 +70,12 @@ def test_the_plot_leaves_matrices_out_but_on_request(fitted):
     }
 
 
+def test_all_entries_of_an_array_are_drawn_by_its_name(fitted):
+    assert list(fitted.plot(metrics=["loss", "f1"]).data["metric"].unique()) == [
+        *("loss", "f1_0", "f1_1", "f1_2")
+    ]
+
+
 def test_many_values_are_printed_as_their_range():
     from luzpy.metrics.values import named_values, shown
 
