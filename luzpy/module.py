@@ -12,6 +12,7 @@ from torch import nn
 from luzpy.core.build import build_model
 from luzpy.core.context import Loss
 from luzpy.core.spec import ModuleMaker, OptimizerMaker, Spec
+from luzpy.data.unpacking import Unpack
 from luzpy.finder.finder import lr_finder
 from luzpy.fitted import FittedModule
 from luzpy.metrics.metric_set import as_metric_set
@@ -87,6 +88,7 @@ class LuzModule(Spec[FittedModule]):
         optimizer: `optimizer(params, **opt_hparams)`, if not the module's own `set_optimizers`.
         metrics: What is measured beside the loss.
         backward: What replaces `loss.backward()`.
+        unpack: What takes a batch apart, if not the module's own.
         hparams: Arguments of the module.
         opt_hparams: Arguments of the optimizer.
         seed: What the initial weights are drawn from.
@@ -142,6 +144,7 @@ def setup(
     metrics: object = None,
     backward: Callable[[torch.Tensor], object] | None = None,
     *,
+    unpack: Unpack | None = None,
     seed: int | None = None,
 ) -> LuzModule:
     """Bind a module, a loss, an optimizer and metrics together. Port of R luz's `setup()`.
@@ -149,19 +152,25 @@ def setup(
     A module may have methods that luzpy uses: `loss(input, target)`; `step()`, one batch of
     training and validation; `set_optimizers(**opt_hparams)`, one optimizer, a tuple of them that
     all step on one loss, or a dict name → optimizer, each with a loss of its own;
-    `predict(input)`. In a run they can read `self.ctx`, the `Context`.
+    `predict(input)`; `unpack(batch)`. In a run they can read `self.ctx`, the `Context`.
 
     Args:
         module: A class derived from `nn.Module`, any function that returns a module, or an
             instance, which is copied for every run and never changed.
-        loss: `loss(input, target)`, a function or module that returns a scalar tensor. Not needed
-            if the module has a `loss` or a `step`.
+        loss: `loss(input, target)`, a function or module that returns a scalar tensor, or a dict
+            of them, which are added up, and reported one by one too. Its parameters, if it has any,
+            are trained with the module's. Not needed if the module has a `loss` or a `step`, or if
+            what its `forward` returns has a `.loss`, as models of Hugging Face do when they are
+            given `labels`; metrics and `predict` then get the `.logits`.
         optimizer: For example `torch.optim.Adam`, or any function of the parameters that returns
             what has an optimizer's `param_groups`, `step`, `zero_grad`, `state_dict` and
             `load_state_dict`. Where `step` wants a closure (LBFGS, sharpness-aware ones), luzpy
             gives it one. Not needed if the module has `set_optimizers`.
         metrics: A metric, a list of them, a dict name → metric, or a `MetricSet`.
         backward: `backward(loss)`, in place of `loss.backward()`.
+        unpack: `unpack(batch)` → (input, target), or (input, target, number of rows), for batches
+            of another form than (input, target). Not needed for a mapping whose keys `forward` all
+            names: it is passed by keyword, `labels` or `label` being the target.
         seed: Draws the initial weights, the same in every run. Itself drawn from torch's global
             generator, once, if None.
 
@@ -170,7 +179,7 @@ def setup(
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If there is no loss or no optimizer.
+        ValueError: If there is no optimizer.
 
     Examples:
         >>> import luzpy as luz, torch
@@ -190,11 +199,6 @@ def setup(
             f"got {module!r}."
         )
     known = isinstance(module, (nn.Module, type))  # what a function makes is seen only later
-    if loss is None and known and not (hasattr(module, "loss") or hasattr(module, "step")):
-        raise ValueError(
-            "`loss` must be given, or the module have a method `loss(input, target)` or `step()`, "
-            "got None."
-        )
     if optimizer is None and known and not hasattr(module, "set_optimizers"):
         raise ValueError(
             "`optimizer` must be given, or the module have a method `set_optimizers`, got None."
@@ -204,7 +208,8 @@ def setup(
             "`optimizer` must be the class, got an instance: write "
             f"optimizer=torch.optim.{type(optimizer).__name__} and set_opt_hparams(lr=...)."
         )
-    for name, function in (("loss", loss), ("optimizer", optimizer), ("backward", backward)):
+    given = {"loss": loss, "optimizer": optimizer, "backward": backward, "unpack": unpack}
+    for name, function in given.items():
         if function is not None and not callable(function):
             raise TypeError(f"`{name}` must be a function, got {function!r}.")
     if isinstance(loss, type):
@@ -221,6 +226,7 @@ def setup(
         optimizer=optimizer,
         metrics=as_metric_set(metrics),
         backward=backward,
+        unpack=unpack,
         seed=seed,
         seed_is_given=seed_is_given,
     )

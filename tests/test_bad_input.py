@@ -80,7 +80,7 @@ SETUP = [
     ("module, a specification", lambda: luz.setup(model()), "module", "setup"),
     ("module that makes nothing", lambda: fit(model(lambda: None)), "module", "NoneType"),
     ("module that makes a class", lambda: fit(model(lambda: nn.Linear)), "module", "type"),
-    ("loss, none", lambda: luz.setup(nn.Linear, optimizer=SGD), "loss", "None"),
+    ("loss, none", lambda: fit(luz.setup(lambda: nn.Linear(3, 1), optimizer=SGD)), "loss", "None"),
     ("loss, a number", lambda: luz.setup(nn.Linear, 3, SGD), "loss", "3"),
     ("loss, a name", lambda: luz.setup(nn.Linear, "mse", SGD), "loss", "'mse'"),
     ("loss, a class", lambda: luz.setup(nn.Linear, nn.MSELoss, SGD), "loss", "MSELoss"),

@@ -44,7 +44,6 @@ class WithOptimizers(OwnLoss):
     [
         ({"module": 3}, TypeError, "`module` must be an nn.Module class, .* got 3"),
         ({"module": dict}, TypeError, "`module` must derive from nn.Module, got the class dict"),
-        ({"loss": None}, ValueError, "`loss` must be given, or the module have a method"),
         ({"loss": nn.MSELoss}, TypeError, r"the class MSELoss: write MSELoss\(\)"),
         ({"loss": "mse"}, TypeError, "`loss` must be a function, got 'mse'"),
         ({"optimizer": None}, ValueError, "`optimizer` must be given, or the module have"),

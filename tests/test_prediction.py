@@ -355,3 +355,72 @@ def test_a_failing_dataset_says_which_batch(linear):
 
     with pytest.raises(KeyError, match="in `newdata`, batch 2"):
         linear.predict(Broken(X))
+
+
+# Predictions row by row ----------------------------------------------------------------------
+
+
+class Detector(nn.Module):
+    """As many boxes as an image has channels that are above zero on average, as torchvision's."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        found = [int((image.mean((1, 2)) > 0).sum()) for image in images]
+        return [
+            {"boxes": self.scale * torch.full((n, 4), float(n)), "scores": torch.ones(n)}
+            for n in found
+        ]
+
+
+@pytest.fixture
+def detector():
+    model = luz.setup(Detector, lambda out, y: torch.zeros(()), torch.optim.SGD)
+    return luz.FittedModule(
+        model=Detector(), records={"metrics": {"train": [], "valid": []}}, hparams={},
+        opt_hparams={}, stopped="completed", spec=model,
+    )  # fmt: skip
+
+
+def listed(rows):
+    """A collate function of detection: images and targets as lists."""
+    return [row[0] for row in rows], [{"boxes": row[0]} for row in rows]
+
+
+@pytest.mark.parametrize("form", ["tensor", "lists", "images alone"])
+@pytest.mark.parametrize("rows", [4, 5, 7])
+def test_a_list_with_a_dict_for_each_row_is_a_prediction_for_each_row(detector, form, rows):
+    images = torch.randn(rows, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    data = TensorDataset(images)
+    collate = {
+        "tensor": None,
+        "lists": listed,
+        "images alone": lambda items: [[item[0] for item in items]],
+    }[form]
+    options = {"collate_fn": collate, "batch_size": 4}
+    found = detector.predict(data, dataloader_options=options, verbose=False)
+    expected = detector.model(images)
+    assert len(found) == rows
+    for own, other in zip(found, expected, strict=True):
+        assert own.keys() == other.keys()
+        assert torch.equal(own["boxes"], other["boxes"])
+        assert torch.equal(own["scores"], other["scores"])
+
+
+def test_detections_of_two_parts_of_one_row_each_are_columns():
+    class Heads(nn.Linear):
+        def __init__(self):
+            super().__init__(10, 1)
+
+        def forward(self, x):
+            return [{"a": super().forward(x)}, {"b": 2 * super().forward(x)}]
+
+    fitted = luz.FittedModule(
+        model=Heads(), records={"metrics": {"train": [], "valid": []}}, hparams={},
+        opt_hparams={}, stopped="completed",
+    )  # fmt: skip
+    first, second = fitted.predict(X, verbose=False)
+    assert torch.allclose(2 * first["a"], second["b"])
+    assert len(first["a"]) == len(X)

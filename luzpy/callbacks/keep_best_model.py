@@ -7,6 +7,7 @@ from typing import final
 from luzpy.callbacks.monitor import Monitor
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
+from luzpy.core.loss import trained_loss
 from luzpy.core.modules import unwrapped
 from luzpy.files.checkpoint import load_model_state
 from luzpy.ground.nested import to_cpu_copy
@@ -50,6 +51,7 @@ class KeepBestModel(Callback):
         self.current_best: float | None = None
         self.best_epoch: int | None = None
         self._best: Values | None = None
+        self._best_loss: Values | None = None
 
     def on_fit_begin(self, ctx: Context) -> None:
         self.monitor.check(ctx)
@@ -61,24 +63,31 @@ class KeepBestModel(Callback):
             self.current_best, self.best_epoch = value, ctx.epoch
             state = ctx.accelerator.full_state(unwrapped(ctx.model).state_dict())
             self._best = to_cpu_copy(state)
+            loss = trained_loss(ctx)
+            self._best_loss = None if loss is None else to_cpu_copy(loss.state_dict())
 
     def on_fit_end(self, ctx: Context) -> None:
         if self._best is not None:
             load_model_state(ctx, self._best)
             set_best(ctx.records, self.best_epoch, self.monitor.name)
-        self._best = None
+            loss = trained_loss(ctx)
+            if loss is not None and self._best_loss is not None:
+                loss.load_state_dict(self._best_loss)
+        self._best = self._best_loss = None
 
     def state_dict(self) -> Values:
         return {
             "current_best": self.current_best,
             "best_epoch": self.best_epoch,
             "best": self._best,
+            "best_loss": self._best_loss,
         }
 
     def load_state_dict(self, state: Values) -> None:
         self.current_best = state["current_best"]
         self.best_epoch = state.get("best_epoch")  # luzpy 0.1.0 did not write it
         self._best = state["best"]
+        self._best_loss = state.get("best_loss")
 
     def __repr__(self) -> str:
         return f"<luzpy.callbacks.KeepBestModel: {self.monitor.name}>"

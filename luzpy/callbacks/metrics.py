@@ -10,6 +10,7 @@ import torch
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, internals, where
+from luzpy.core.loss import scores_of
 from luzpy.core.modules import learning_rates, unwrapped
 from luzpy.ground.errors import LuzError, add_note
 from luzpy.ground.nested import detached, to_device
@@ -22,7 +23,7 @@ from luzpy.ground.records import (
     set_partial,
 )
 from luzpy.ground.types import Values
-from luzpy.metrics.loss import LossAverage
+from luzpy.metrics.loss import LossAverage, with_parts
 from luzpy.metrics.metric import Metric, disable_sync
 from luzpy.metrics.values import arrays_in, named_values
 
@@ -124,10 +125,13 @@ class Metrics(Callback):
             anew = {name for name, item in metric.__dict__.items() if before.get(name) is not item}
             self._accumulated[id(metric)] = anew
         self._under_way = split
+        internals(ctx).loss_parts.clear()
 
 
 def _copy_templates(ctx: Context, split: str) -> None:
-    loss = LossAverage(reused=hasattr(unwrapped(ctx.model), "step"))
+    loss = LossAverage(
+        own_step=hasattr(unwrapped(ctx.model), "step"), summed=internals(ctx).is_loss_summed
+    )
     metrics: list[Metric] = [loss, *copy.deepcopy(getattr(internals(ctx).metric_set, split))]
     loader = ctx.train_data if split == "train" else ctx.valid_data
     ctx.metrics[split] = [ctx.accelerator.prepare_metric(metric, loader) for metric in metrics]
@@ -135,10 +139,13 @@ def _copy_templates(ctx: Context, split: str) -> None:
 
 def _update(ctx: Context, split: str) -> None:
     loss, *others = ctx.metrics[split]
-    loss.update(ctx.loss, internals(ctx).n_rows)
+    run = internals(ctx)
+    parts = run.loss_parts
+    loss.update(with_parts(ctx.loss, parts) if parts else ctx.loss, run.n_rows)
     if not others:
         return
-    preds, target = detached(ctx.pred), ctx.target
+    preds = detached(scores_of(ctx.pred) if run.loss_is_outputs else ctx.pred)
+    target = ctx.target
     for metric in others:
         try:
             metric.update(preds, target)

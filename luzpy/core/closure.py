@@ -35,11 +35,12 @@ class ClosureStep:
         if not needs_closure(optimizer):
             optimizer.step()
             return
-        pred = ctx.pred
+        pred, parts = ctx.pred, dict(internals(ctx).loss_parts)
         try:
             cast(Any, optimizer).step(_Closure(ctx))
         finally:
-            ctx.pred = pred  # that of the loss that is reported
+            # Those of the loss that is reported.
+            ctx.pred, internals(ctx).loss_parts = pred, parts
 
 
 @final
@@ -60,7 +61,8 @@ class _Closure:
             parameter.grad = None
         with torch.enable_grad():
             with run.autocast:
-                ctx.pred = ctx.model(ctx.input)
+                by_keyword = run.unpacking is not None and run.unpacking.by_keyword
+                ctx.pred = ctx.model(**ctx.input) if by_keyword else ctx.model(ctx.input)
                 loss = run.loss_of(ctx)
             ctx.backward(loss)
         with torch.no_grad():

@@ -14,6 +14,7 @@ from torch import nn
 from luzpy.core.hooks import HOOKS, Hook, HookOwner
 from luzpy.core.protocols import RunAccelerator
 from luzpy.data.batches import input_of, target_of, with_part
+from luzpy.data.unpacking import Unpack, Unpacking
 from luzpy.ground.errors import add_note
 from luzpy.ground.records import (
     Records,
@@ -65,7 +66,12 @@ class Internals:
         opt_names: The names of the losses that a step goes through: each optimizer's own, or one
             on which all of them step.
         opt_name: Which of them is under way.
+        unpack: What takes batches apart, if the user gave it.
+        unpacking: How the batch is taken apart; None if it is (input, target) in order.
         n_rows: How many rows the batch has; 0 if nothing of it counts.
+        loss_parts: Optimizer name → the parts of its loss, where it is a sum of named ones.
+        loss_is_outputs: Whether the loss is `.loss` of what the module returns.
+        is_loss_summed: Whether the loss is the sum over the batch's rows, not their mean.
         autocast: Entered around every forward pass and its loss.
         loss_of: What gives the loss of a batch.
         checked_losses: Of which parts, training or not, the first batch was looked at.
@@ -85,7 +91,12 @@ class Internals:
     make_result: Callable[[Any, str], Any] | None = None
     opt_names: tuple[str, ...] = ()
     opt_name: str | None = None
+    unpack: Unpack | None = None
+    unpacking: Unpacking | None = None
     n_rows: int = 0
+    loss_parts: dict[str, Values] = attrs.field(factory=dict[str, Values])
+    loss_is_outputs: bool = False
+    is_loss_summed: bool = False
     autocast: AbstractContextManager[object] = attrs.field(factory=nullcontext)
     loss_of: Callable[[Any], torch.Tensor] = attrs.field(default=_no_loss)
     checked_losses: set[bool] = attrs.field(factory=set[bool])
@@ -212,23 +223,38 @@ class Context:
 
     @property
     def input(self) -> Batch:
-        """The first part of the batch (the batch itself, if it has no parts)."""
-        batch = self.batch
+        """What the model is given: the first part of the batch, or what `unpack` says.
+
+        It is the batch itself, if it has no parts.
+        """
+        batch, unpacking = self.batch, self._internals.unpacking
+        if unpacking is not None:
+            return unpacking.of(batch).input
         return batch[0] if type(batch) is _LIST and batch else input_of(batch)
 
     @input.setter
     def input(self, value: Batch) -> None:
-        self.batch = with_part(self.batch, 0, value)
+        unpacking = self._internals.unpacking
+        if unpacking is None:
+            self.batch = with_part(self.batch, 0, value)
+        else:
+            unpacking.of(self.batch).input = value
 
     @property
     def target(self) -> Batch:
-        """The second part of the batch, or None."""
-        batch = self.batch
+        """The second part of the batch, or what `unpack` says; None if there is none."""
+        batch, unpacking = self.batch, self._internals.unpacking
+        if unpacking is not None:
+            return unpacking.of(batch).target
         return batch[1] if type(batch) is _LIST and len(batch) > 1 else target_of(batch)
 
     @target.setter
     def target(self, value: Batch) -> None:
-        self.batch = with_part(self.batch, 1, value)
+        unpacking = self._internals.unpacking
+        if unpacking is None:
+            self.batch = with_part(self.batch, 1, value)
+        else:
+            unpacking.of(self.batch).target = value
 
     def autocast(self) -> AbstractContextManager[object]:
         """What a custom step enters around its forward passes and losses.

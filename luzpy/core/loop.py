@@ -49,11 +49,14 @@ def train(ctx: Context) -> bool:
     if ctx.data is None:
         return True
     ctx.call("on_train_begin")
-    step = _step(ctx, partial(train_step, ctx, trained_parameters(ctx)))
+    default = partial(train_step, ctx, trained_parameters(ctx))
+    step = _step(ctx, default)
     begin_losses(ctx)
     with torch.enable_grad():
         for _ in fetch(ctx, "data"):
             ctx.call("on_train_batch_begin")
+            if step is not default:
+                ctx.loss = {}  # a batch for which it sets none has none
             step()
             ctx.call("on_train_batch_end")
     if internals(ctx).stop.reason is not None:
@@ -68,11 +71,14 @@ def validate(ctx: Context, name: str = "valid_data") -> bool:
     if ctx.data is None:
         return True
     ctx.call("on_valid_begin")
-    step = _step(ctx, partial(valid_step, ctx))
+    default = partial(valid_step, ctx)
+    step = _step(ctx, default)
     begin_losses(ctx)
     with torch.no_grad():
         for _ in fetch(ctx, name):
             ctx.call("on_valid_batch_begin")
+            if step is not default:
+                ctx.loss = {}
             step()
             ctx.call("on_valid_batch_end")
     if internals(ctx).stop.reason is not None:
@@ -81,15 +87,16 @@ def validate(ctx: Context, name: str = "valid_data") -> bool:
     return True
 
 
-def predict(ctx: Context, function: Callable[[Batch], Batch]) -> Iterator[Batch]:
+def predict(ctx: Context, function: Callable[..., Batch]) -> Iterator[Batch]:
     """The predictions of `function`, batch by batch."""
     run = internals(ctx)
     with bound(ctx), torch.no_grad():
         ctx.call("on_predict_begin")
-        for _ in fetch(ctx, "newdata"):
+        for _ in fetch(ctx, "newdata", function):
             ctx.call("on_predict_batch_begin")
             with run.autocast:
-                ctx.pred = function(ctx.input)
+                by_keyword = run.unpacking is not None and run.unpacking.by_keyword
+                ctx.pred = function(**ctx.input) if by_keyword else function(ctx.input)
             ctx.call("on_predict_batch_end")
             yield ctx.pred
         ctx.call("on_predict_end")
@@ -98,6 +105,7 @@ def predict(ctx: Context, function: Callable[[Batch], Batch]) -> Iterator[Batch]
 def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
     """One batch of training: for each loss forward, loss and backward pass, and its step."""
     run = internals(ctx)
+    by_keyword = run.unpacking is not None and run.unpacking.by_keyword
     apart = len(run.opt_names) > 1
     for name in run.opt_names:
         run.opt_name = name
@@ -105,7 +113,7 @@ def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
             for parameter in parameters:
                 parameter.grad = None
         with run.autocast:
-            ctx.pred = ctx.model(ctx.input)
+            ctx.pred = ctx.model(**ctx.input) if by_keyword else ctx.model(ctx.input)
             ctx.call("on_train_batch_after_pred")
             ctx.loss_grad = run.loss_of(ctx)
         ctx.loss[name] = ctx.loss_grad.detach()
@@ -123,10 +131,11 @@ def train_step(ctx: Context, parameters: list[nn.Parameter]) -> None:
 def valid_step(ctx: Context) -> None:
     """One batch of validation: for each optimizer forward and loss."""
     run = internals(ctx)
+    by_keyword = run.unpacking is not None and run.unpacking.by_keyword
     for name in run.opt_names:
         run.opt_name = name
         with run.autocast:
-            ctx.pred = ctx.model(ctx.input)
+            ctx.pred = ctx.model(**ctx.input) if by_keyword else ctx.model(ctx.input)
             ctx.call("on_valid_batch_after_pred")
             ctx.loss[name] = run.loss_of(ctx)
         ctx.call("on_valid_batch_after_loss")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -23,9 +23,14 @@ INTERFACE = ("param_groups", "step", "zero_grad", "state_dict", "load_state_dict
 
 
 def build_optimizers(
-    spec: Spec[Result], model: nn.Module, opt_hparams: Mapping[str, object]
+    spec: Spec[Result],
+    model: nn.Module,
+    opt_hparams: Mapping[str, object],
+    loss_parameters: Sequence[nn.Parameter] = (),
 ) -> tuple[Optimizers, tuple[str, ...]]:
     """The optimizers over `model`, by name, and the names of the losses that they step on.
+
+    What the loss has to train, as ArcFace has, is theirs as well.
 
     A single one is called `"opt"`. Those of a tuple, `"opt_1"`, `"opt_2"`, step on one loss, which
     is called `"opt"`; each of a dict has a loss of its own name.
@@ -33,9 +38,10 @@ def build_optimizers(
     Raises:
         TypeError: If what is made is not an optimizer, a tuple or a dict of them, or an argument
             is unknown to it.
-        ValueError: If a tuple or a dict of optimizers is empty.
+        ValueError: If a tuple or a dict of optimizers is empty, or `set_optimizers` cannot know of
+            the loss's parameters.
     """
-    made, maker = _made(spec, model, opt_hparams)
+    made, maker = _made(spec, model, opt_hparams, loss_parameters)
     named: dict[Any, Any]
     losses: tuple[str, ...]
     if is_mapping(made):
@@ -69,14 +75,24 @@ def _is_tuple(obj: object) -> TypeGuard[tuple[Any, ...]]:
 
 
 def _made(
-    spec: Spec[Result], model: nn.Module, opt_hparams: Mapping[str, object]
+    spec: Spec[Result],
+    model: nn.Module,
+    opt_hparams: Mapping[str, object],
+    loss_parameters: Sequence[nn.Parameter],
 ) -> tuple[Any, str]:
     """What the user's function makes, and what messages call that function."""
     if spec.optimizer is None:
+        if loss_parameters:
+            raise ValueError(
+                "`loss` must have no parameters where the module has a `set_optimizers`, which "
+                f"cannot know of them, got {len(loss_parameters)}: make it a part of the module, "
+                "and call it in a method `loss(self, input, target)`."
+            )
         maker: Maker = unwrapped(model).set_optimizers  # pyright: ignore[reportAssignmentType]
         check_arguments("opt_hparams", maker, (), opt_hparams)
         return maker(**opt_hparams), "`set_optimizers`"
-    maker, parameters = spec.optimizer, model.parameters()
+    maker, own = spec.optimizer, model.parameters()
+    parameters = [*own, *loss_parameters] if loss_parameters else own
     check_arguments("opt_hparams", maker, (parameters,), opt_hparams)
     try:
         return maker(parameters, **opt_hparams), "`optimizer`"

@@ -12,6 +12,7 @@ from torch import nn
 
 from luzpy.core.context import Loss
 from luzpy.core.result import Result
+from luzpy.data.unpacking import Unpack
 from luzpy.ground.arguments import check_seed
 from luzpy.ground.types import Values
 from luzpy.metrics.metric_set import MetricSet
@@ -39,6 +40,7 @@ class Spec(Generic[R]):
     optimizer: OptimizerMaker | None = None
     metrics: MetricSet = attrs.field(factory=MetricSet)
     backward: Callable[[torch.Tensor], object] | None = None
+    unpack: Unpack | None = None  # what takes a batch apart, if not the module's own
     seed: int = attrs.field(default=0, validator=_check_seed)
     hparams: Mapping[str, Any] = attrs.field(factory=Values, converter=_read_only)
     opt_hparams: Mapping[str, Any] = attrs.field(factory=Values, converter=_read_only)

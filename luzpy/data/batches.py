@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -25,6 +26,7 @@ from torch.utils.data import (
 )
 
 from luzpy.data.dataset import InMemoryDataset, Split
+from luzpy.ground.arguments import is_whole
 from luzpy.ground.nested import is_mapping, is_sequence, tensors_in
 from luzpy.ground.types import Batch, Data, Loader, Rows
 
@@ -247,9 +249,42 @@ def with_part(batch: Batch, index: int, value: Batch) -> Batch:
 
 
 def batch_rows(batch: Batch, input: Batch, target: Batch) -> int:
-    """How many rows a batch has: those of the input, else of the target, else of any tensor."""
-    for part in (input, target):
-        if isinstance(part, torch.Tensor) and part.ndim:
-            return part.shape[0]
+    """How many rows a batch has: the target's, else the input's, else those of any tensor.
+
+    The target goes first: in an input the first dimension may be that of time.
+    """
+    for part in (target, input):
+        rows = _rows_of(part)
+        if rows is not None:
+            return rows
     first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
     return 1 if first is None else first.shape[0]
+
+
+def has_rows_of(input: Batch, target: Batch) -> bool:
+    """Whether the input is a tensor that has the rows of its batch."""
+    rows = _rows_of(target)
+    return isinstance(input, torch.Tensor) and rows in (None, _rows_of(input))
+
+
+def _rows_of(part: Batch) -> int | None:
+    if isinstance(part, torch.Tensor):
+        return part.size(0) if part.ndim else None
+    if isinstance(part, PackedSequence):
+        return int(part.batch_sizes[0])
+    if is_sequence(part):  # one mapping a row, as detections are; else columns of any kind
+        return len(part) if part and all(map(is_mapping, part)) else None
+    if is_mapping(part) or part is None or isinstance(part, (str, bytes)):
+        return None
+    return _rows_of_object(part)
+
+
+def _rows_of_object(part: Batch) -> int | None:
+    """What an object says, such as a batch of graphs."""
+    for name in ("num_graphs", "batch_size"):
+        found = getattr(part, name, None)
+        if is_sequence(found) and found:  # a shape
+            found = found[0]
+        if is_whole(found):
+            return int(found)
+    return len(part) if hasattr(part, "__len__") else None

@@ -36,7 +36,16 @@ class InMemoryDataset(Rows):
 def is_in_memory(obj: object) -> bool:
     """Whether `obj` is data that `as_dataset` converts, rather than a `Dataset`."""
     known = (torch.Tensor, np.ndarray, tuple, list, dict)
-    return isinstance(obj, known) or is_pandas(obj) or is_polars(obj)
+    return isinstance(obj, known) or is_mapping(obj) or is_pandas(obj) or is_polars(obj)
+
+
+def _has_rows(obj: object) -> bool:
+    """Whether `obj` gives rows by their numbers, as a dataset of another library does."""
+    others = (str, bytes, bytearray, torch.nn.Module)
+    library = type(obj).__module__.partition(".")[0]
+    if isinstance(obj, (type, *others)) or library in ("pandas", "polars"):
+        return False
+    return hasattr(obj, "__len__") and hasattr(obj, "__getitem__")
 
 
 def as_dataset(x: Data, *, name: str = "data") -> Rows:
@@ -47,8 +56,9 @@ def as_dataset(x: Data, *, name: str = "data") -> Rows:
     stay. Port of R luz's `as_dataset()`.
 
     Args:
-        x: A `Dataset`; a tensor or a NumPy array, rows first; a pandas or polars frame (one row
-            per row) or series; or a tuple, list or dict of these, (input, target) in this order.
+        x: A `Dataset`, or anything else with `__len__` and `__getitem__`; a tensor or a NumPy
+            array, rows first; a pandas or polars frame (one row per row) or series; or a tuple,
+            list or dict of these, (input, target) in this order.
         name: What error messages call it.
 
     Returns:
@@ -69,6 +79,8 @@ def as_dataset(x: Data, *, name: str = "data") -> Rows:
     if isinstance(x, Dataset):
         return cast(Rows, x)
     if not is_in_memory(x):
+        if _has_rows(x):
+            return x
         raise TypeError(
             f"`{name}` must be a DataLoader, a Dataset, a tensor, a NumPy array, a pandas or "
             f"polars frame or series, or a tuple, list or dict of these, got {type(x).__name__}."

@@ -229,8 +229,13 @@ class Accelerator:
     # What `prepare_training` was given; a module that torch.compile has made stays one.
     unwrap = staticmethod(unwrapped_from_ddp)
 
-    def prepare_train_loader(self, loader: Loader) -> Loader | ShardedLoader:
-        """This process's batches for training; the loader itself where nothing is shared."""
+    def prepare_train_loader(
+        self, loader: Loader, *, count: Callable[[Batch], int] | None = None
+    ) -> Loader | ShardedLoader:
+        """This process's batches for training; the loader itself where nothing is shared.
+
+        `count` counts the rows of a batch, where that is not told by its first dimension.
+        """
         if not self.is_distributed and self.accumulate == 1:
             return loader
         return ShardedLoader(
@@ -238,14 +243,17 @@ class Accelerator:
             self._group,
             accumulate=self.accumulate,
             whole_groups=self.is_distributed and loader.drop_last,
+            count=count,
             name="data",
         )
 
-    def prepare_loader(self, loader: L, *, name: str) -> L | ShardedLoader:
+    def prepare_loader(
+        self, loader: L, *, name: str, count: Callable[[Batch], int] | None = None
+    ) -> L | ShardedLoader:
         """This process's batches; those of all processes together have every row once."""
         if loader is None or not self.is_distributed:
             return loader
-        return ShardedLoader(loader, self._group, name=name)
+        return ShardedLoader(loader, self._group, count=count, name=name)
 
     def prepare_metric(self, metric: Metric, loader: Iterable[Batch] | None) -> Metric:
         """A metric over the batches of all processes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any, TypeVar, cast, final
 
@@ -54,6 +54,7 @@ class ShardedLoader:
         processes: The processes.
         accumulate: How many groups make a step.
         whole_groups: Whether a last group with fewer batches than ranks is left out.
+        count: What counts the rows of a batch, if the user's `unpack` does.
 
     Attributes:
         rows: How many rows the batch at hand has; 0 for padding.
@@ -75,6 +76,7 @@ class ShardedLoader:
         *,
         accumulate: int = 1,
         whole_groups: bool = False,
+        count: Callable[[Batch], int] | None = None,
         name: str,
     ) -> None:
         if processes.size > 1 and isinstance(cast(Any, loader).sampler, DistributedSampler):
@@ -86,6 +88,7 @@ class ShardedLoader:
         self.processes = processes
         self.accumulate = accumulate
         self.whole_groups = whole_groups
+        self._count, self._counts = count or _rows, count is not None
         self.rows = self.group_rows = self.step_rows = self.expected_rows = 0
         self.is_last = self.starts_step = self.ends_step = False
         if length_of(self) == 0:
@@ -175,7 +178,7 @@ class ShardedLoader:
         """This rank's batches out of all of them, which every rank reads."""
         for group in _grouped(self._shuffled_as_on_main(), self.processes.size):
             if not self.is_left_out(group):
-                yield _part(group, [_rows(batch) for batch in group], self.processes.rank)
+                yield _part(group, [self._count(batch) for batch in group], self.processes.rank)
 
     def _scattered_by_main(self) -> Iterator[Part]:
         """Batches that only the main rank reads."""
@@ -185,7 +188,7 @@ class ShardedLoader:
             parts: list[Part | None] | None = None
             if groups is not None:
                 group = next(groups, None) or []
-                rows = [_rows(batch) for batch in group]
+                rows = [self._count(batch) for batch in group]
                 is_end = not group or self.is_left_out(group)
                 parts = [None if is_end else _part(group, rows, rank) for rank in range(size)]
             part = self.processes.scatter_object(parts)
@@ -199,8 +202,10 @@ class ShardedLoader:
         collates_all = cast(Any, self.loader).collate_fn is default_collate
         for batch in _with_batch_sampler(self.loader, sampler):
             rows, group_rows = sampler.sizes.popleft()
-            if not collates_all:  # a user's function may drop rows, or put their parts together
-                everyones = self.processes.all_gather_object(_rows(batch) if rows else 0)
+            if (
+                self._counts or not collates_all
+            ):  # a user's function may drop rows, or put their parts together
+                everyones = self.processes.all_gather_object(self._count(batch) if rows else 0)
                 rows, group_rows = everyones[self.processes.rank], sum(everyones)
             yield Part(batch, rows, group_rows)
 

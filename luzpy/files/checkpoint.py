@@ -10,10 +10,11 @@ import torch
 
 from luzpy.core.context import Context, internals
 from luzpy.core.hooks import HookOwner
+from luzpy.core.loss import trained_loss
 from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import load_optimizer_state
 from luzpy.files import container
-from luzpy.files.state import check_state
+from luzpy.files.state import check_state, load_state
 from luzpy.ground.errors import LuzError
 from luzpy.ground.nested import is_mapping
 from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
@@ -41,6 +42,9 @@ def checkpoint_content(ctx: Context) -> Values:
         "optimizer_types": {name: type(opt).__name__ for name, opt in ctx.optimizers.items()},
         "callbacks": [[_name(cb), to_primitives(cb.state_dict())] for cb in kept_callbacks(ctx)],
     }
+    loss = trained_loss(ctx)
+    if loss is not None:
+        content["loss"] = to_primitives(loss.state_dict())
     owners = [("The records", "ctx.records", content["records"])]
     owners += [("The model", "state_dict()", content["model"])]
     for kind, states in (
@@ -98,6 +102,9 @@ def restore_checkpoint(
     check_fit(ctx, content, path, model=model, optimizers=optimizers, callbacks=callbacks)
     if model:
         load_model_state(ctx, from_primitives(content["model"]))
+        loss = trained_loss(ctx)
+        if loss is not None and "loss" in content:
+            load_state(loss, from_primitives(content["loss"]), path)
     if optimizers:
         for name, optimizer in ctx.optimizers.items():
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import sys
@@ -10,6 +11,7 @@ from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, TypeGuard, TypeVar
 
+import attrs
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -91,6 +93,10 @@ def _result(
         first = next((value for value in state.values() if isinstance(value, torch.Tensor)), None)
         model = model if first is None else model.to(first.device)
     load_state(model, state, path)
+    if isinstance(spec.loss, nn.Module) and values.get("loss"):  # one that was trained
+        loss = copy.deepcopy(spec.loss)
+        load_state(loss, values["loss"], path)
+        spec = attrs.evolve(spec, loss=loss)
     return kind(
         model=model.eval(),
         records=records,

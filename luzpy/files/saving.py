@@ -6,6 +6,9 @@ import os
 import sys
 import warnings
 
+from torch import nn
+
+from luzpy.core.loss import loss_parameters
 from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import States
 from luzpy.core.result import Result, check_fitted
@@ -53,6 +56,9 @@ def save(fitted: Result, path: Path, *, optimizer: bool = True) -> None:
         "valid_rows": fitted.valid_rows,
         "columns": if_primitive(fitted.columns),
     }
+    loss = fitted.spec.loss
+    if isinstance(loss, nn.Module) and loss_parameters(fitted.spec, loss):
+        content["loss"] = to_primitives(loss.state_dict())
     container.check_primitive({"state": content["state"]}, path)
     if optimizer and fitted.optimizer_states is not None:
         content["optimizers"] = _kept_states(fitted.optimizer_states)

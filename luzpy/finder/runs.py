@@ -15,7 +15,8 @@ from luzpy.callbacks.metrics import Metrics
 from luzpy.callbacks.train_valid import TrainValid
 from luzpy.core import loop
 from luzpy.core.callback import Callback
-from luzpy.core.context import Context, Loss
+from luzpy.core.context import Context, Loss, internals
+from luzpy.core.fetch import unpacking
 from luzpy.core.modules import unwrapped
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
@@ -106,6 +107,9 @@ class Runs:
         self.restart()
         ctx.batch = self.accelerator.prepare_batch(next(iter(batches(self.loader))), ctx.device)
         assert ctx.loss_fn is not None
+        found = internals(ctx).unpacking = unpacking(ctx)
+        if found is not None and found.by_keyword:
+            return "the input is passed by keyword"
         reason = why_apart(models, ctx.optimizers, ctx.loss_fn, ctx.input, ctx.target)
         if reason is not None:
             return reason

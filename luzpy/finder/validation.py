@@ -54,7 +54,12 @@ def validation_loss(
         buffers=ctx.buffers,
         callbacks=[*callbacks, add],
         internals=Internals(
-            metric_set=run.metric_set, opt_names=run.opt_names, autocast=run.autocast
+            metric_set=run.metric_set,
+            opt_names=run.opt_names,
+            autocast=run.autocast,
+            unpack=run.unpack,
+            loss_is_outputs=run.loss_is_outputs,
+            is_loss_summed=run.is_loss_summed,
         ),
     )
     try:

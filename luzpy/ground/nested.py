@@ -34,10 +34,14 @@ def tensors_in(obj: object) -> Iterator[torch.Tensor]:
             yield from tensors_in(item)
 
 
-def map_nested(function: Callable[[torch.Tensor], object], obj: Batch) -> Batch:
+def map_nested(
+    function: Callable[[torch.Tensor], object],
+    obj: Batch,
+    others: Callable[[Batch], object] | None = None,
+) -> Batch:
     """`obj` with `function` applied to every tensor; containers keep their types.
 
-    What is neither a tensor nor a container passes through.
+    What is neither a tensor nor a container passes through, or is given to `others`.
     """
     if isinstance(obj, torch.Tensor):
         return function(obj)
@@ -48,15 +52,17 @@ def map_nested(function: Callable[[torch.Tensor], object], obj: Batch) -> Batch:
             unsorted_indices=map_nested(function, obj.unsorted_indices),
         )
     if is_sequence(obj):
-        items = [map_nested(function, item) for item in obj]
+        items = [map_nested(function, item, others) for item in obj]
         kind: Callable[..., Batch] = type(obj)
         return kind(*items) if hasattr(obj, "_fields") else kind(items)
     if is_mapping(obj):
-        return _mapping_like(obj, {key: map_nested(function, item) for key, item in obj.items()})
-    return obj
+        return mapping_like(
+            obj, {key: map_nested(function, item, others) for key, item in obj.items()}
+        )
+    return obj if others is None else others(obj)
 
 
-def _mapping_like(mapping: Mapping[object, object], items: dict[object, object]) -> Batch:
+def mapping_like(mapping: Mapping[object, object], items: dict[object, object]) -> Batch:
     """`items` in a mapping of the same type, where it can be copied and written to."""
     if type(mapping) is dict:
         return items
@@ -75,10 +81,10 @@ def _mapping_like(mapping: Mapping[object, object], items: dict[object, object])
 
 
 def to_device(obj: Batch, device: torch.device, *, pin: bool = False) -> Batch:
-    """`obj` with every tensor in it on `device`; what is not a tensor passes through.
+    """`obj` with every tensor in it on `device`, and every object that has a method `to`.
 
     Args:
-        obj: A tensor, or a nest of them.
+        obj: A tensor, or a nest of them; anything else in it passes through.
         device: Where to.
         pin: Whether to copy from pinned memory, for which a GPU does not wait.
     """
@@ -91,7 +97,11 @@ def to_device(obj: Batch, device: torch.device, *, pin: bool = False) -> Batch:
         # To the CPU a copy must have ended before anybody reads it.
         return tensor.to(device, non_blocking=device.type != "cpu")
 
-    return map_nested(moved, obj)
+    def moved_object(item: Batch) -> Batch:  # such as a batch of graphs
+        to = None if isinstance(item, type) else getattr(item, "to", None)
+        return to(device) if callable(to) else item
+
+    return map_nested(moved, obj, moved_object)
 
 
 def to_cpu_copy(obj: Batch) -> Batch:

@@ -33,7 +33,7 @@ class FunctionMetric(Metric):
         self.rows: int = 0
 
     def update(self, preds: Batch, target: Batch) -> None:
-        rows = batch_rows((target, preds), target, preds)
+        rows = batch_rows((preds, target), preds, target)
         self.total = self.total + self.function(preds, target) * rows
         self.rows += rows
 

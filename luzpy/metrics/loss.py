@@ -15,6 +15,13 @@ from luzpy.metrics.metric import Metric
 # To add in double precision takes longer than all else here: many losses are added at once.
 LOSSES_AT_ONCE = 256
 NEVER = 2**62
+OF = "\n"  # between an optimizer's name and that of a part of its loss
+
+
+def with_parts(losses: Batch, parts: Mapping[str, Mapping[str, Batch]]) -> Batch:
+    """The losses by name, and beside each the parts that it is the sum of."""
+    named = {f"{name}{OF}{part}": x for name, own in parts.items() for part, x in own.items()}
+    return {**losses, **named}
 
 
 @final
@@ -25,21 +32,24 @@ class LossAverage(Metric):
     makes wrong). Sums are kept on the device, in double precision where it has it.
 
     Args:
-        reused: Whether a loss may be overwritten by a later batch's: a step of the user's own may
-            keep them all in one tensor.
+        own_step: Whether a step of the user's own gives the losses: one may be overwritten by a
+            later batch's, and one that is alone keeps its name.
+        summed: Whether they are sums over a batch's rows, not means.
     """
 
     abbrev = "Loss"
     higher_is_better = False
 
-    def __init__(self, *, reused: bool = False) -> None:
-        self.reused = reused
+    def __init__(self, *, own_step: bool = False, summed: bool = False) -> None:
+        self.own_step = self.reused = own_step
+        self.summed = summed
         self.reset()
 
     def reset(self) -> None:
-        # By name: the sum of all rows' losses and how many rows, and the batches not in it yet.
+        # By name: the sum of all rows' losses and how many rows, and the batches not in it yet:
+        # their losses, rows and numbers.
         self.totals: dict[str, tuple[torch.Tensor, int]] = {}
-        self.recent: dict[str, tuple[list[torch.Tensor], list[int]]] = {}
+        self.recent: dict[str, tuple[list[torch.Tensor], list[int], list[int]]] = {}
         self.count: int = 0  # of batches
         # By name: the first batch in the totals whose loss is not finite, from 0; on the device.
         self.first: dict[str, torch.Tensor] = {}
@@ -48,7 +58,8 @@ class LossAverage(Metric):
         """Take in one batch's loss.
 
         Args:
-            preds: `ctx.loss`: a scalar tensor, or a dict optimizer name → scalar tensor.
+            preds: `ctx.loss`: a scalar tensor, or a dict optimizer name → scalar tensor, with the
+                parts of a loss beside it, as `with_parts` names them.
             target: The batch's number of rows.
         """
         if not target:  # the mean over no rows is NaN
@@ -62,24 +73,28 @@ class LossAverage(Metric):
                 loss = torch.as_tensor(loss).detach().reshape(())
             recent = self.recent.get(name)
             if recent is None:
-                recent = self.recent[name] = ([], [])
+                recent = self.recent[name] = ([], [], [])
                 # torch's own may lie in the memory of the losses of all items.
                 self.reused |= loss.untyped_storage().nbytes() > loss.element_size()
-            parts, rows = recent
+            parts, rows, numbers = recent
             parts.append(loss.clone() if self.reused else loss)
             rows.append(target)
+            numbers.append(self.count)
             if len(rows) == LOSSES_AT_ONCE:
                 self.first[name] = self._first(name)
                 self.totals[name] = self._total(name)
-                self.recent[name] = ([], [])
+                self.recent[name] = ([], [], [])
 
     def compute(self) -> float | dict[str, float]:
-        """The mean loss, or one per optimizer where there are several."""
+        """The mean loss; one per name where there are several; nothing where there is none."""
         totals = {name: self._total(name) for name in self.recent}
         means = {name: float(total) / rows for name, (total, rows) in totals.items()}
-        if not means:
-            return float("nan")
-        return next(iter(means.values())) if len(means) == 1 else means
+        owners = {name for name in means if OF not in name}
+        if len(owners) == 1 and (not self.own_step or owners == {"opt"}):
+            (owner,) = owners
+            means = {name.removeprefix(owner).removeprefix(OF): x for name, x in means.items()}
+            return means[""] if len(means) == 1 else means
+        return {name.replace(OF, "_"): mean for name, mean in means.items()}
 
     def first_not_finite(self) -> dict[str, int]:
         """The first batch, from 1, whose loss was NaN or infinite, of each optimizer that has one.
@@ -95,27 +110,29 @@ class LossAverage(Metric):
             parts = [metric._total(name) for metric in metrics if name in metric.recent]
             totals, rows = zip(*parts, strict=True)
             self.totals[name] = torch.stack(totals).sum(), sum(rows)
-            self.recent[name] = ([], [])
+            self.recent[name] = ([], [], [])
 
     def _first(self, name: str) -> torch.Tensor:
         """The first batch so far whose loss is not finite, from 0; NEVER if there is none."""
-        parts, rows = self.recent[name]
+        parts, rows, numbers = self.recent[name]
         before = self.first.get(name)
         if not rows:
             return torch.tensor(NEVER) if before is None else before
         wrong = ~torch.stack(parts).isfinite()
-        found = wrong.int().argmax() + (self.count - len(rows))
-        found = torch.where(wrong.any(), found, NEVER)
+        at = torch.tensor(numbers, device=wrong.device) - 1
+        found = torch.where(wrong.any(), at[wrong.int().argmax()], NEVER)
         return found if before is None else torch.minimum(before, found)
 
     def _total(self, name: str) -> tuple[torch.Tensor, int]:
         """The sum of all rows' losses, and how many rows."""
-        parts, rows = self.recent[name]
+        parts, rows, _ = self.recent[name]
         if not rows:
             return self.totals[name]
         losses = torch.stack(parts)
         dtype = widest_float(losses.device)
-        if rows.count(rows[0]) == len(rows):  # all but an epoch's last: nothing goes to a GPU
+        if self.summed:
+            total = losses.sum(dtype=dtype)
+        elif rows.count(rows[0]) == len(rows):  # all but an epoch's last: nothing goes to a GPU
             total = losses.sum(dtype=dtype) * rows[0]
         else:
             total = losses.to(dtype) @ torch.tensor(rows, dtype=dtype, device=losses.device)

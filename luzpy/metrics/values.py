@@ -39,7 +39,7 @@ def named_values(abbrev: str, value: Any) -> dict[str, float]:
             ) from None
     rows: dict[str, float] = {}
     for key, part in value.items():
-        rows |= named_values(f"{name}_{key}" if name else str(key), part)
+        rows |= named_values("_".join(filter(None, (name, str(key)))), part)
     return rows
 
 

@@ -13,12 +13,14 @@ from luzpy.callbacks.profile import Profile
 from luzpy.callbacks.progress import Progress
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, Internals
+from luzpy.core.fetch import unpack_of
 from luzpy.core.loop import validate
-from luzpy.core.loss import build_loss
+from luzpy.core.loss import build_loss, loss_internals
 from luzpy.core.modules import bound, in_eval_mode
 from luzpy.core.result import Result, check_fitted
 from luzpy.data.columns import warn_if_not_finite, with_columns
 from luzpy.data.loader import Options, eval_loader, resident
+from luzpy.data.unpacking import row_counter
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.records import Records, epoch_arrays, epoch_metrics, get_metrics, metrics_frame
 from luzpy.ground.types import Data
@@ -123,13 +125,15 @@ def evaluate(
     loader = eval_loader(resident(data, device, options, name="data"), options, name="data")
     warn_if_not_finite(loader, data, "data")
     model = accelerator.prepare_model(fitted.model)
+    unpack = unpack_of(spec, model)
+    count = None if unpack is None else row_counter(unpack)
     ctx = Context(
         verbose=check_verbose(verbose) and accelerator.is_main,
         accelerator=accelerator,
         device=device,
         model=model,
         loss_fn=build_loss(spec, model, device),
-        valid_data=accelerator.prepare_loader(loader, name="data"),
+        valid_data=accelerator.prepare_loader(loader, count=count, name="data"),
         epoch=1,
         max_epochs=1,
         training=False,
@@ -139,6 +143,8 @@ def evaluate(
         internals=Internals(
             metric_set=spec.metrics if metrics is None else as_metric_set(metrics),
             opt_names=fitted.opt_names,
+            unpack=unpack,
+            **loss_internals(spec, model),
         ),
     )
     with in_eval_mode(model), bound(ctx):

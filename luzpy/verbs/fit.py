@@ -17,6 +17,7 @@ from luzpy.callbacks.train_valid import TrainValid
 from luzpy.core import loop
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, internals
+from luzpy.core.loss import trained_loss
 from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import States, optimizer_states
 from luzpy.core.result import Result
@@ -168,13 +169,17 @@ def _result(
     """What a run returns that has ended."""
     for parameter in ctx.model.parameters():
         parameter.grad = None
+    loss, kept = trained_loss(ctx), spec
+    if loss is not None:
+        loss.zero_grad()
+        kept = attrs.evolve(spec, loss=loss)
     fields: Values = {
         "model": _trained(spec, fitted, ctx, accelerator).eval(),
         "records": ctx.records,
         "hparams": dict(ctx.hparams),
         "opt_hparams": dict(ctx.opt_hparams),
         "stopped": stopped,
-        "spec": spec,
+        "spec": kept,
         "opt_names": internals(ctx).opt_names,
         "optimizer_states": _optimizer_states(ctx, accelerator),
         "valid_rows": chosen_rows(held_out),

@@ -14,19 +14,22 @@ from torch import nn
 from luzpy.callbacks.progress import Progress
 from luzpy.core import loop
 from luzpy.core.callback import Callback
-from luzpy.core.context import Context
+from luzpy.core.context import Context, Internals, internals
+from luzpy.core.fetch import unpack_of
+from luzpy.core.loss import loss_internals, scores_of
 from luzpy.core.modules import in_eval_mode, unwrapped
 from luzpy.core.result import Result, check_fitted
 from luzpy.data.columns import warn_if_not_finite, with_input_columns
 from luzpy.data.loader import Options, eval_loader, resident
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.arguments import check_flag
-from luzpy.ground.nested import is_mapping, is_sequence, to_device
+from luzpy.ground.nested import is_mapping, is_sequence, mapping_like, to_device
 from luzpy.ground.types import Batch, Data, Values
 from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
 from luzpy.verbs.hints import hint_for
 
 CPU = torch.device("cpu")
+_LIST: type[list[Batch]] = list
 
 
 def predict(
@@ -43,8 +46,9 @@ def predict(
 ) -> Batch:
     """Compute the model's output for `newdata`. Port of R luz's `predict()`.
 
-    The module's own `predict(input)` is used where it has one, else its `forward`. Of a batch
-    with several parts the first is the input: for a model of two inputs give `((x1, x2),)`.
+    The module's own `predict(input)` is used where it has one, else its `forward`. The input is
+    what `unpack` says, else the first of two parts: for a model of two inputs give `((x1, x2),)`.
+    Of an output that has a loss, for want of one in `setup`, the prediction is its `.logits`.
 
     Args:
         fitted: A fitted model.
@@ -61,7 +65,8 @@ def predict(
 
     Returns:
         The predictions, on the CPU: a tensor with as many rows as `newdata`, or a tuple or dict
-        of tensors where the model gives these. With `stack=False` a list, one entry a batch.
+        of tensors where the model gives these; a list of dicts, one a row, where it gives such a
+        list for every batch, as detectors do. With `stack=False` a list, one entry a batch.
 
     Raises:
         ValueError: If there is nothing to predict on, or the predictions cannot be joined.
@@ -98,17 +103,40 @@ def predict(
         hparams=dict(fitted.hparams),
         opt_hparams=dict(fitted.opt_hparams),
         callbacks=list(chosen_callbacks),
+        internals=Internals(
+            unpack=unpack_of(fitted.spec, model), **loss_internals(fitted.spec, model)
+        ),
     )
-    function: Callable[[Batch], Batch] = getattr(unwrapped(model), "predict", model)
+    function: Callable[..., Batch] = getattr(unwrapped(model), "predict", model)
     if kwargs:
         function = partial(function, **kwargs)
     with in_eval_mode(model):
-        predictions = [
-            pred if type(pred) is torch.Tensor and pred.is_cpu else to_device(pred, CPU)
-            for pred in loop.predict(ctx, function)
-        ]
-    predictions = accelerator.gather_batches(predictions, loader)
-    return concat(predictions) if stack else predictions
+        predicted = [(_taken(ctx, pred), _rows(ctx)) for pred in loop.predict(ctx, function)]
+    predicted = accelerator.gather_batches(predicted, loader)
+    predictions = [pred for pred, _ in predicted]
+    if not stack:
+        return predictions
+    if all(_is_row_by_row(pred, rows) for pred, rows in predicted):
+        return [row for pred in predictions for row in pred]
+    return concat(predictions)
+
+
+def _taken(ctx: Context, pred: Batch) -> Batch:
+    """What is kept of a prediction, on the CPU."""
+    if type(pred) is torch.Tensor and pred.is_cpu:
+        return pred
+    return to_device(scores_of(pred) if internals(ctx).loss_is_outputs else pred, CPU)
+
+
+def _rows(ctx: Context) -> set[int]:
+    """How many rows the batch may have: a list is as likely to hold rows as columns."""
+    columns = ctx.input
+    return {internals(ctx).n_rows, *([len(columns)] if is_sequence(columns) else [])}
+
+
+def _is_row_by_row(pred: Batch, rows: set[int]) -> bool:
+    """Whether a prediction is a list with a mapping for each row, as detections are."""
+    return type(pred) is _LIST and len(pred) in rows and all(map(is_mapping, pred))
 
 
 def _check_arguments(model: nn.Module, kwargs: Values) -> None:
@@ -150,7 +178,7 @@ def concat(parts: list[Batch]) -> Batch:
                 f"`stack` must be False for predictions that do not fit together: {err}"
             ) from err
     if is_mapping(first):
-        return {key: concat([part[key] for part in parts]) for key in first}
+        return mapping_like(first, {key: concat([part[key] for part in parts]) for key in first})
     if is_sequence(first):
         columns = [concat(list(column)) for column in zip(*parts, strict=True)]
         if hasattr(first, "_fields"):

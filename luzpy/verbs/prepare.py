@@ -16,7 +16,8 @@ from luzpy.core.build import build_model, copied
 from luzpy.core.callback import Callback
 from luzpy.core.closure import ClosureStep
 from luzpy.core.context import Context, Internals, Optimizers
-from luzpy.core.loss import build_loss
+from luzpy.core.fetch import unpack_of
+from luzpy.core.loss import build_loss, loss_internals, loss_parameters
 from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import load_optimizer_states, misfit
 from luzpy.core.optimizers import build_optimizers, needs_closure
@@ -25,6 +26,7 @@ from luzpy.core.spec import Spec
 from luzpy.data.columns import columns_of, warn_if_not_finite, with_columns
 from luzpy.data.dataset import split_dataset
 from luzpy.data.loader import Options, eval_loader, resident, train_loader
+from luzpy.data.unpacking import row_counter
 from luzpy.distributed.accelerator import Accelerator
 from luzpy.ground.arguments import is_number
 from luzpy.ground.records import epochs_done, set_best
@@ -130,11 +132,15 @@ def prepare_fit(
 ) -> Context:
     """The context of a run that has not begun."""
     device = accelerator.device_of(model)
-    optimizers, losses = build_optimizers(spec, model, spec.opt_hparams)
     loss_fn = build_loss(spec, model, device)
+    extra = loss_parameters(spec, loss_fn)
+    optimizers, losses = build_optimizers(spec, model, spec.opt_hparams, extra)
+    unpack = unpack_of(spec, model)
+    count = None if unpack is None else row_counter(unpack)
+    about_loss = loss_internals(spec, model)
     with_closure = _with_closure(model, optimizers, accelerator)
     model = accelerator.prepare_training(model, optimizers, n_losses=len(losses))
-    loader = accelerator.prepare_train_loader(train_data)
+    loader = accelerator.prepare_train_loader(train_data, count=count)
     ctx = Context(
         verbose=verbose,
         accelerator=accelerator,
@@ -144,13 +150,19 @@ def prepare_fit(
         loss_fn=loss_fn,
         data=loader,
         train_data=loader,
-        valid_data=accelerator.prepare_loader(valid_data, name="valid_data"),
+        valid_data=accelerator.prepare_loader(valid_data, count=count, name="valid_data"),
         min_epochs=epochs[0],
         max_epochs=epochs[1],
         hparams=dict(spec.hparams),
         opt_hparams=dict(spec.opt_hparams),
         callbacks=list(accelerator.prepare_callbacks(callbacks)),
-        internals=Internals(metric_set=spec.metrics, spec=spec, opt_names=losses),
+        internals=Internals(
+            metric_set=spec.metrics,
+            spec=spec,
+            opt_names=losses,
+            unpack=unpack,
+            **about_loss,
+        ),
     )
     if spec.backward is not None:
         ctx.backward = spec.backward

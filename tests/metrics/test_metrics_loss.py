@@ -89,7 +89,7 @@ def test_turns_are_merged_by_their_names():
 def test_a_batch_without_rows_weighs_nothing(loss):
     metric = LossAverage()
     metric.update({"opt": torch.tensor(loss)}, 0)
-    assert math.isnan(metric.compute())
+    assert metric.compute() == {}
     metric.update({"opt": torch.tensor(2.0)}, 4)
     metric.update({"opt": torch.tensor(loss)}, 0)
     assert metric.compute() == 2.0
@@ -129,6 +129,124 @@ class OneTensorForAll(nn.Module):
         self.ctx.loss = {"opt": self.loss_so_far.fill_(self.ctx.iter)}
 
 
+class Gan5(nn.Module):
+    """The discriminator's loss is the batch's number, the generator has one every fifth batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def set_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def step(self):
+        ctx = self.ctx
+        if not ctx.training:
+            return
+        ctx.loss["d"] = torch.tensor(float(ctx.iter))
+        if ctx.iter % 5 == 0:
+            ctx.loss["g"] = torch.tensor(10.0 * ctx.iter)
+
+
+def test_a_batch_without_a_loss_counts_nothing():
+    x = torch.randn(48, 1)
+    options = {"batch_size": 4, "drop_last": False}
+    fitted = luz.setup(Gan5).fit(x, 2, valid_data=x, verbose=False, dataloader_options=options)
+    train = {"loss_d": sum(range(1, 13)) / 12, "loss_g": (50 + 100) / 2}
+    assert fitted.records["metrics"] == {"train": [train, train], "valid": []}
+    assert fitted.evaluate(x, verbose=False).get_metrics().empty
+
+
+class OneName(Gan5):
+    def step(self):
+        self.ctx.loss = {"d": torch.tensor(2.0)}
+
+
+def test_a_name_of_a_custom_step_is_kept():
+    x = torch.randn(8, 1)
+    fitted = luz.setup(OneName).fit(x, 1, valid_data=x, verbose=False, batch_size=4)
+    assert fitted.records["metrics"] == {"train": [{"loss_d": 2.0}], "valid": [{"loss_d": 2.0}]}
+
+
+def test_the_first_batch_with_a_loss_that_is_not_finite_is_that_of_its_name():
+    metric = LossAverage(own_step=True)
+    for batch in range(1, 601):
+        losses = {"d": torch.tensor(1.0)}
+        if batch % 5 == 0:
+            losses["g"] = torch.tensor(float("nan") if batch >= 590 else 1.0)
+        metric.update(losses, 4)
+    assert metric.first_not_finite() == {"g": 590}
+
+
+# A sum of named parts -------------------------------------------------------------------------
+
+
+class Parts(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+
+    def loss(self, input, target):
+        return {"fit": ((input - target) ** 2).mean(), "small": 0.1 * self.weight.abs().sum()}
+
+
+def test_a_dict_of_losses_is_added_up_and_its_parts_are_reported():
+    x = torch.randn(20, 1)
+    spec = luz.setup(Parts, None, torch.optim.SGD, seed=2).set_opt_hparams(lr=0.1)
+    options = {"batch_size": 8, "drop_last": False, "shuffle": False}
+    fitted = spec.fit((x, 2 * x), 2, valid_data=(x, 2 * x), verbose=False,
+                      dataloader_options=options)  # fmt: skip
+    module = spec()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for _ in range(2):
+        fits, smalls = 0.0, 0.0
+        for rows in x.split(8):
+            optimizer.zero_grad()
+            fit = ((module(rows) - 2 * rows) ** 2).mean()
+            small = 0.1 * module.weight.abs().sum()
+            (fit + small).backward()
+            optimizer.step()
+            fits, smalls = fits + fit.item() * len(rows), smalls + small.item() * len(rows)
+    assert torch.equal(fitted.model.weight, module.weight)
+    train, valid = (fitted.records["metrics"][split][-1] for split in ("train", "valid"))
+    assert train == pytest.approx(
+        {"loss": (fits + smalls) / 20, "loss_fit": fits / 20, "loss_small": smalls / 20}
+    )
+    assert valid["loss"] == pytest.approx(valid["loss_fit"] + valid["loss_small"])
+    assert fitted.evaluate((x, 2 * x), verbose=False)["loss_fit"] == pytest.approx(
+        valid["loss_fit"]
+    )
+
+
+def test_the_parts_of_several_optimizers():
+    class Two(Gan):
+        def loss(self, input, target):
+            error = super().loss(input, target)
+            return {"a": error, "b": 3 * error} if self.ctx.opt_name == "one" else error
+
+    x = torch.randn(8, 1)
+    fitted = regression(lambda: Two(1), None, loss=None, lr=0.0).fit((x, x), 1, verbose=False,
+                                                                     batch_size=8)  # fmt: skip
+    (rows,) = fitted.records["metrics"]["train"]
+    error = rows["loss_one_a"]
+    assert rows == pytest.approx(
+        {"loss_one": 4 * error, "loss_one_a": error, "loss_one_b": 3 * error, "loss_two": 2 * error}
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({}, "`loss` must return a scalar tensor, got dict"),
+        ({"a": 1.0}, "`loss` must return a dict of scalar tensors, got 'a': 1.0"),
+        ({"a": torch.ones(2)}, "`loss` must return a dict of scalar tensors, got 'a': tensor"),
+    ],
+)
+def test_what_is_no_dict_of_losses(loss, message):
+    x = torch.randn(8, 1)
+    with pytest.raises(TypeError, match=message):
+        regression(1, loss=lambda pred, target: loss).fit((x, x), 1, verbose=False, batch_size=4)
+
+
 def test_a_custom_step_may_overwrite_its_loss():
     x = torch.randn(40, 1)
     fitted = luz.setup(OneTensorForAll).fit(
@@ -144,8 +262,8 @@ def test_a_loss_that_is_not_a_number_is_not_hidden():
     assert math.isnan(metric.compute())
 
 
-def test_without_a_batch_it_is_not_a_number():
-    assert math.isnan(LossAverage().compute())
+def test_without_a_batch_there_is_no_loss():
+    assert LossAverage().compute() == {}
 
 
 def test_many_batches_of_several_sizes():
