@@ -47,6 +47,7 @@ GUIDES = (
     Card("data", "Tensors, arrays, frames, datasets, streams: what `fit` takes."),
     Card("metrics", "luzpy's, torchmetrics', a function, or a class of your own."),
     Card("scikit-learn", "A network in pipelines, grids and cross-validation."),
+    Card("recipes", "Hugging Face, weights, several inputs, detection, streams, export."),
     Card("from-r-luz", "The same program in R's luz and in luzpy, side by side."),
     Card("from-other-libraries", "Programs for Lightning, fastai and Keras, moved to luzpy."),
 )

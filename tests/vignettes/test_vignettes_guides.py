@@ -200,3 +200,23 @@ def test_notebook_to_cluster(executed):
     resumed, unbroken, together = numbers("^last validation loss: {}", text)
     assert resumed == unbroken
     assert together < 0.2  # of targets whose variance is 1
+
+
+def test_recipes(executed):
+    pytest.importorskip("transformers")
+    text = texts(executed("recipes.md"))
+    (accuracy,) = numbers(r"valid +acc +12 +{}$", text)
+    assert accuracy > 0.9  # a guess among three kinds: a third
+    assert "weights: [1.0, 1.0, 1.0]" in text  # of the rows that are right
+    assert "`unpack` must say which part of a batch is the input" in text
+    assert numbers("^loss: {}$", text)[0] < 0.1  # of the mean rating: about 0.6
+    assert "30 images, boxes: [" in text
+    assert "epochs: 5" in text
+    total, image, kl = (numbers(rf"train +{name} +5 +{{}}$", text)[0] for name in (
+        "loss", "loss_image", "loss_kl",
+    ))  # fmt: skip
+    assert total == pytest.approx(image + kl, abs=2e-6)
+    (pair,) = re.findall(r"^\[([\d.]+), ([\d.]+)\]$", text, re.M)
+    assert float(pair[1]) < float(pair[0]) / 2
+    assert "exported, and the same: True" in text
+    assert "ONNX: " in text or "ONNX is not installed here" in text
