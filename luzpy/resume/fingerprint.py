@@ -62,6 +62,7 @@ def fingerprint(ctx: Context) -> Values:
         "optimizer": _described(spec.optimizer),
         "opt_hparams": _described(spec.opt_hparams),
         "loss": _described(spec.loss),
+        "unpack": _described(spec.unpack),
         "metrics": {
             f"{name} metrics": {m.abbrev or str(i): _metric(m) for i, m in enumerate(chosen)}
             for name, chosen in metrics.items()
