@@ -160,3 +160,13 @@ def test_a_loss_that_is_a_part_of_the_module_is_trained_once():
     fitted = fit(spec)
     assert torch.equal(fitted.model.weight, expected.weight)
     assert_same(fitted.model.loss, expected_loss)
+
+
+def test_a_fitted_model_that_is_trained_further_goes_on_with_it():
+    spec = model(seed=8)
+    further = fit(fit(spec, 2), 2)
+    expected, expected_loss = by_hand(spec())
+    assert_same(further.model, expected)
+    assert further.evaluate(DATA, verbose=False, accelerator=CPU)["loss"] == pytest.approx(
+        expected_loss(expected(X), Y).item()
+    )

@@ -1,5 +1,8 @@
-"""Optimizers that evaluate a batch more than once, in a step of the module's own."""
+"""Optimizers that evaluate a batch more than once: in a step of the module's own, by closures."""
 
+from functools import partial
+
+import pytest
 import torch
 from beside import Mean, assert_reported, assert_same_weights, by_hand, fit
 from torch import nn
@@ -52,17 +55,25 @@ class Lbfgs(Net):
         return optimizer.step(closure).detach()
 
 
-def check(kind, maker, **options):
+class Regression(nn.Sequential):
+    """Without a step of its own: luzpy gives the optimizer its closure."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def check(kind, maker, loss=None, **options):
     data = DataLoader(TensorDataset(X, Y), 16, shuffle=True)
-    model = luz.setup(kind, None, maker).set_opt_hparams(**options)
+    model = luz.setup(kind, loss, maker).set_opt_hparams(**options)
 
     module = by_hand(model)
     optimizer = maker(module.parameters(), **options)
+    stepped = getattr(module, "stepped", partial(Lbfgs.stepped, module))
     losses = []
     for _ in range(3):
         mean = Mean()
         for x, y in data:
-            mean.add(module.stepped(optimizer, x, y), len(x))
+            mean.add(stepped(optimizer, x, y), len(x))
         losses.append(mean.value)
 
     fitted = fit(model, data, 3)
@@ -74,5 +85,6 @@ def test_sam():
     check(Sam, torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
-def test_lbfgs():
-    check(Lbfgs, torch.optim.LBFGS, lr=0.5, max_iter=4, history_size=5)
+@pytest.mark.parametrize(("kind", "loss"), [(Lbfgs, None), (Regression, nn.MSELoss())])
+def test_lbfgs(kind, loss):
+    check(kind, torch.optim.LBFGS, loss, lr=0.5, max_iter=4, history_size=5)
