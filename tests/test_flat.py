@@ -82,5 +82,5 @@ def test_records_grow_with_epochs_not_with_steps():
     }
     assert sizes[10, 1] == sizes[300, 1]
     assert sizes[10, 3] == sizes[300, 3]
-    # Of an epoch: the loss, three metrics and two timings; of the run: one timing.
-    assert sizes[10, 3] - sizes[10, 1] == 2 * (4 + 3 - 1)
+    # Of an epoch: the loss, three metrics, two timings and the rate; of the run: one timing.
+    assert sizes[10, 3] - sizes[10, 1] == 2 * (4 + 2 + 1)

@@ -324,3 +324,16 @@ def test_a_state_of_other_shapes_is_refused_before_a_step(tmp_path):
     container.write(tmp_path / "net.luz", container.FITTED, content | {"optimizers": states})
     with pytest.raises(luz.LuzError, match="The state of the optimizer 'opt' does not fit"):
         fit(luz.load(tmp_path / "net.luz", module=specification()), 1)
+
+
+def test_rows_held_out_before_are_held_out_again(tmp_path):
+    first = fit(specification(), 1, (X, Y), valid_data=0.25)
+    first.save(tmp_path / "net.luz")
+    other = regression(Net, ADAM, luz.metrics.MAE(), seed=99)  # which would draw other rows
+    loaded = luz.load(tmp_path / "net.luz", module=other)
+    further = fit(loaded, 1, (X, Y), valid_data=0.25)
+    assert further.valid_rows.tolist() == first.valid_rows.tolist()
+    assert fit(other, 1, (X, Y), valid_data=0.25).valid_rows.tolist() != first.valid_rows.tolist()
+    # of other data a new part is drawn
+    fewer = fit(loaded, 1, (X[:40], Y[:40]), valid_data=0.25, batch_size=8)
+    assert len(fewer.valid_rows) == 10

@@ -111,8 +111,18 @@ class Split(Subset[Any]):
     """Rows that luzpy chose at random: a run that is resumed takes those that it began with."""
 
 
-def split_dataset(data: Data, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Split off a random `fraction` of the rows for validation; `seed` says which."""
+def split_dataset(
+    data: Data, fraction: float, seed: int, before: torch.Tensor | None = None
+) -> tuple[Split, Split]:
+    """Split off a random `fraction` of the rows for validation.
+
+    Args:
+        data: What the user gave.
+        fraction: How many rows, as a share of all.
+        seed: Says which.
+        before: The rows that a run before this one has validated on: the same again, if they are
+            as many, so that none is trained on that a metric has been chosen by.
+    """
     dataset = as_dataset(data)
     n_rows = None if isinstance(dataset, IterableDataset) else length_of(dataset)
     if n_rows is None:
@@ -125,6 +135,12 @@ def split_dataset(data: Data, fraction: float, seed: int) -> tuple[Split, Split]
         raise ValueError(
             f"`valid_data` must leave at least one row for validation, got {fraction} of "
             f"{n_rows} rows."
+        )
+    if before is not None and len(before) == n_valid and int(before.max()) < n_rows:
+        held = cast("list[int]", cast(Any, before).tolist())
+        left = set(held)
+        return Split(dataset, [row for row in range(n_rows) if row not in left]), Split(
+            dataset, held
         )
     # A generator of its own: the rows do not depend on what else the program has drawn.
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))

@@ -137,7 +137,8 @@ def fit(
         module = _start(spec, fitted, accelerator)
         device = accelerator.device_of(module)
         own_seed = accelerator.broadcast(spec.seed)
-        train_data, held_out = prepare_data(data, valid_data, options, device, own_seed)
+        rows = None if fitted is None else fitted.valid_rows
+        train_data, held_out = prepare_data(data, valid_data, options, device, own_seed, rows)
         ctx = prepare_fit(
             spec,
             module,

@@ -101,12 +101,17 @@ def go_on(ctx: Context, fitted: Result) -> None:
 
 
 def prepare_data(
-    data: Data, valid_data: Data, options: Options | None, device: torch.device, seed: int
+    data: Data,
+    valid_data: Data,
+    options: Options | None,
+    device: torch.device,
+    seed: int,
+    valid_rows: torch.Tensor | None = None,
 ) -> tuple[Loader, Loader | None]:
-    """The DataLoaders of a run, made of what the user gave; `seed` draws a fraction's rows."""
+    """The DataLoaders of a run, made of what the user gave; see `split_dataset` for a fraction."""
     train_data = resident(data, device, options, name="data")
     if is_number(valid_data) or isinstance(valid_data, bool):
-        train_data, valid = _split(train_data, valid_data, options, seed)
+        train_data, valid = _split(train_data, valid_data, options, seed, valid_rows)
     else:
         valid_data = with_columns(valid_data, columns_of(data), "valid_data")
         valid = resident(valid_data, device, options, name="valid_data")
@@ -192,7 +197,13 @@ def _with_closure(model: nn.Module, optimizers: Optimizers, accelerator: Acceler
     return bool(names)
 
 
-def _split(data: Data, fraction: float, options: Options | None, seed: int) -> tuple[Data, Data]:
+def _split(
+    data: Data,
+    fraction: float,
+    options: Options | None,
+    seed: int,
+    valid_rows: torch.Tensor | None,
+) -> tuple[Data, Data]:
     if isinstance(fraction, bool) or not 0 < fraction < 1:
         raise ValueError(
             f"`valid_data` must be data, or a fraction between 0 and 1, got {fraction!r}."
@@ -208,4 +219,4 @@ def _split(data: Data, fraction: float, options: Options | None, seed: int) -> t
                 f"`valid_data` cannot be a fraction beside a `{option}`, got {fraction!r}: the "
                 f"`{option}` would take rows of validation too. Give data as `valid_data`."
             )
-    return split_dataset(data, float(fraction), seed)
+    return split_dataset(data, float(fraction), seed, valid_rows)
