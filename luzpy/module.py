@@ -49,10 +49,19 @@ def set_opt_hparams(model: LuzModule, **opt_hparams: object) -> LuzModule:
 
     Args:
         model: What `setup` made.
-        **opt_hparams: Arguments of `optimizer`, or of the module's `set_optimizers`.
+        **opt_hparams: Arguments of `optimizer`, or of the module's `set_optimizers`. `groups`
+            makes parameter groups for `optimizer`, pattern of names → options: a parameter is in
+            the first group that matches, the rest in a last one. A number is the group's own;
+            `lr_scale` is its share of the `lr` beside it, which the learning rate finder varies.
 
     Returns:
         A new `LuzModule`; `model` stays as it is.
+
+    Examples:
+        >>> import luzpy as luz, torch
+        >>> model = luz.setup(torch.nn.Linear, torch.nn.MSELoss(), torch.optim.SGD)
+        >>> groups = {"*.bias": {"weight_decay": 0.0}, "backbone.*": {"lr_scale": 0.1}}
+        >>> model = model.set_opt_hparams(lr=0.1, weight_decay=1e-4, groups=groups)
     """
     return attrs.evolve(model, opt_hparams={**model.opt_hparams, **opt_hparams})
 

@@ -3,9 +3,11 @@
 from luzpy.callbacks.csv_logger import CSVLogger
 from luzpy.callbacks.cutmix import CutMix
 from luzpy.callbacks.early_stopping import EarlyStopping
+from luzpy.callbacks.ema import EMA
 from luzpy.callbacks.gradient_clip import GradientClip
 from luzpy.callbacks.interrupt import Interrupt
 from luzpy.callbacks.keep_best_model import KeepBestModel
+from luzpy.callbacks.log import Log
 from luzpy.callbacks.lr_scheduler import LRScheduler
 from luzpy.callbacks.metrics import Metrics
 from luzpy.callbacks.mixed_precision import MixedPrecision
@@ -17,10 +19,12 @@ from luzpy.callbacks.resume_from_checkpoint import ResumeFromCheckpoint
 from luzpy.callbacks.stop_on_nan import StopOnNaN
 from luzpy.callbacks.tfevents import TFEvents
 from luzpy.callbacks.train_valid import TrainValid
+from luzpy.callbacks.unfreeze import Unfreeze
 from luzpy.core.callback import Callback
 from luzpy.resume.auto_resume import AutoResume
 
 __all__ = [
+    "EMA",
     "AutoResume",
     "CSVLogger",
     "Callback",
@@ -30,6 +34,7 @@ __all__ = [
     "Interrupt",
     "KeepBestModel",
     "LRScheduler",
+    "Log",
     "Metrics",
     "MixedPrecision",
     "Mixup",
@@ -40,4 +45,5 @@ __all__ = [
     "StopOnNaN",
     "TFEvents",
     "TrainValid",
+    "Unfreeze",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -11,12 +11,18 @@ import torch
 from torch import nn
 
 from luzpy.core.arguments import Maker, check_arguments, maker_name
-from luzpy.core.context import Optimizers
+from luzpy.core.context import Context, Optimizers, internals
 from luzpy.core.modules import optimized_parameters, unwrapped
+from luzpy.core.parameter_groups import default_lr, own_rates, parameter_groups
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
+from luzpy.ground.arguments import is_number
+from luzpy.ground.errors import LuzError
 from luzpy.ground.nested import is_mapping
 from luzpy.ground.types import Values
+
+GROUPS = "groups"
+"""The one of `opt_hparams` that is luzpy's: parameter groups by name."""
 
 INTERFACE = ("param_groups", "step", "zero_grad", "state_dict", "load_state_dict")
 """What an optimizer must have, of whatever class it is."""
@@ -93,6 +99,13 @@ def _made(
         return maker(**opt_hparams), "`set_optimizers`"
     maker, own = spec.optimizer, model.parameters()
     parameters = [*own, *loss_parameters] if loss_parameters else own
+    if GROUPS in opt_hparams and GROUPS not in _arguments_of(maker):
+        others = {name: value for name, value in opt_hparams.items() if name != GROUPS}
+        lr = others.get("lr", default_lr(maker))
+        lr = float(lr) if is_number(lr) or isinstance(lr, torch.Tensor) else None
+        groups = opt_hparams[GROUPS]
+        parameters = parameter_groups(unwrapped(model), groups, maker, lr, loss_parameters)
+        opt_hparams = others
     check_arguments("opt_hparams", maker, (parameters,), opt_hparams)
     try:
         return maker(parameters, **opt_hparams), "`optimizer`"
@@ -175,6 +188,42 @@ def after_step(optimizer: Any, function: Callable[[], None]) -> Callable[[], Non
             optimizer.step = replaced
 
     return end
+
+
+def rate_scales(ctx: Context, name: str) -> list[float | None]:
+    """Each parameter group's share of the learning rate that `set_opt_hparams(lr=...)` sets.
+
+    None for a group that has a rate of its own. Where there is no rate to set, the groups' ratios
+    to the first one.
+
+    Raises:
+        LuzError: If there is no rate of which they could have a share.
+    """
+    groups = ctx.optimizers[name].param_groups
+    spec = internals(ctx).spec
+    own = own_rates(ctx.opt_hparams.get(GROUPS)) if spec and spec.optimizer else set[int]()
+    if own >= set(range(len(groups))):
+        raise LuzError(f"`{GROUPS}` must leave a group without an `lr` of its own, got none.")
+    rates = [float(group["lr"]) for group in groups]
+    base: Any = ctx.opt_hparams.get("lr")
+    if base is None and spec is not None:
+        maker = spec.optimizer or getattr(unwrapped(ctx.model), "set_optimizers", None)
+        base = default_lr(maker)
+    if base is None:
+        base = rates[0]
+    if not float(base):
+        raise LuzError(
+            f"`lr` of the optimizer {name!r} must not be 0: the groups' rates keep their ratios "
+            "to it."
+        )
+    return [None if i in own else rate / float(base) for i, rate in enumerate(rates)]
+
+
+def _arguments_of(maker: Maker) -> Collection[str]:
+    try:
+        return inspect.signature(maker).parameters
+    except (TypeError, ValueError):
+        return ()
 
 
 def _own_attribute(obj: Any, name: str) -> Any:

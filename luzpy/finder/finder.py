@@ -86,7 +86,8 @@ def lr_finder(
 
     Returns:
         The records: one row a rung, columns `lr` and `loss` (and `run`, `valid_loss`). `loss` is
-        the raw loss of the rung's batch, before the rung's update.
+        the raw loss of the rung's batch, before the rung's update; `lr` the rate that
+        `set_opt_hparams(lr=...)` sets, of which parameter groups keep their shares.
 
     Raises:
         ValueError: If an argument is out of bounds, or there is not one batch of data.

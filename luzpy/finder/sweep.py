@@ -11,7 +11,7 @@ import torch
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, Optimizers, at_exit
 from luzpy.core.modules import optimized_parameters
-from luzpy.core.optimizers import after_step
+from luzpy.core.optimizers import after_step, rate_scales
 from luzpy.ground.errors import LuzError
 
 
@@ -32,10 +32,10 @@ def learning_rates(steps: int, start_lr: float, end_lr: float, log_spaced: bool)
 class SweepLR(Callback):
     """Gives the varied optimizers the learning rate of each rung.
 
-    Parameter groups keep their ratios to the first one.
+    Parameter groups keep their shares of the rate, but for those that have a rate of their own.
 
     Args:
-        rates: The learning rate of each rung, for the first parameter group.
+        rates: The learning rate of each rung, that which `set_opt_hparams(lr=...)` sets.
         opt_name: Which optimizer to vary; all if None.
     """
 
@@ -48,7 +48,7 @@ class SweepLR(Callback):
     def on_fit_begin(self, ctx: Context) -> None:
         self.rung = 0
         self.varied = _varied(ctx.optimizers, self.opt_name)
-        self.scales = {name: _group_scales(name, opt) for name, opt in self.varied.items()}
+        self.scales = {name: rate_scales(ctx, name) for name in self.varied}
         self.stepped: set[str] = set()
         self.any_stepped = False
         for name, optimizer in ctx.optimizers.items():
@@ -58,6 +58,8 @@ class SweepLR(Callback):
         rate = self.rates[self.rung]
         for name, optimizer in self.varied.items():
             for group, scale in zip(optimizer.param_groups, self.scales[name], strict=True):
+                if scale is None:
+                    continue
                 if isinstance(group["lr"], torch.Tensor):
                     group["lr"].fill_(rate * scale)
                 else:
@@ -93,13 +95,3 @@ def _varied(optimizers: Optimizers, opt_name: str | None) -> Optimizers:
             f"`opt_name` must be one of {', '.join(map(repr, optimizers))}, got {opt_name!r}."
         )
     return {opt_name: optimizers[opt_name]}
-
-
-def _group_scales(name: str, optimizer: torch.optim.Optimizer) -> list[float]:
-    base = [float(group["lr"]) for group in optimizer.param_groups]
-    if base[0] == 0:
-        raise LuzError(
-            f"`lr` of the first parameter group of optimizer {name!r} must not be 0: the groups' "
-            "rates keep their ratios to it."
-        )
-    return [lr / base[0] for lr in base]

@@ -10,17 +10,24 @@ import luzpy as luz
 from luzpy.files.checkpoint import read_checkpoint, restore_checkpoint, write_checkpoint
 from luzpy.finder.arguments import REFUSED
 
+
+def handed_over(values, step):
+    """What a tracker would take."""
+
+
 STEP_LR = torch.optim.lr_scheduler.StepLR
 
 MAKERS = {
     "AutoResume": lambda folder: luz.callbacks.AutoResume(folder / "state.pt"),
     "CSVLogger": lambda folder: luz.callbacks.CSVLogger(folder / "log.csv"),
     "CutMix": lambda folder: luz.callbacks.CutMix(auto_loss=True),
+    "EMA": lambda folder: luz.callbacks.EMA(decay=0.9),
     "EarlyStopping": lambda folder: luz.callbacks.EarlyStopping(patience=5),
     "GradientClip": lambda folder: luz.callbacks.GradientClip(max_norm=0.1),
     "Interrupt": lambda folder: luz.callbacks.Interrupt(),
     "KeepBestModel": lambda folder: luz.callbacks.KeepBestModel(),
     "LRScheduler": lambda folder: luz.callbacks.LRScheduler(STEP_LR, step_size=1),
+    "Log": lambda folder: luz.callbacks.Log(handed_over),
     "Metrics": lambda folder: luz.callbacks.Metrics(),
     "MixedPrecision": lambda folder: luz.callbacks.MixedPrecision(),
     "Mixup": lambda folder: luz.callbacks.Mixup(auto_loss=True),
@@ -31,6 +38,7 @@ MAKERS = {
     "StopOnNaN": lambda folder: luz.callbacks.StopOnNaN(),
     "TFEvents": lambda folder: luz.callbacks.TFEvents(str(folder / "logs")),
     "TrainValid": lambda folder: luz.callbacks.TrainValid(),
+    "Unfreeze": lambda folder: luz.callbacks.Unfreeze("*.bias", at_epoch=2),
 }
 EVERY = pytest.mark.parametrize("name", sorted(MAKERS))
 
