@@ -120,7 +120,7 @@ class LossAverage(Metric):
             return torch.tensor(NEVER) if before is None else before
         wrong = ~torch.stack(parts).isfinite()
         at = torch.tensor(numbers, device=wrong.device) - 1
-        found = torch.where(wrong.any(), at[wrong.int().argmax()], NEVER)
+        found = torch.where(wrong, at, NEVER).min()
         return found if before is None else torch.minimum(before, found)
 
     def _total(self, name: str) -> tuple[torch.Tensor, int]:
