@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from itertools import islice
-from types import CellType, FunctionType, MethodType, ModuleType
-from typing import Any, final
+from typing import final
 
 import attrs
 import numpy as np
 import torch
 
 from luzpy.ground.devices import random_states, set_random_states
-from luzpy.ground.nested import is_mapping, is_sequence
 from luzpy.ground.primitives import from_primitives, to_primitives
+from luzpy.ground.reachable import reachable
 from luzpy.ground.types import Array, Primitive, Values
 
 _PythonState = tuple[int, tuple[int, ...], float | None]
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-AnyGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
-_OPAQUE = (
-    type(None), bool, int, float, complex, str, bytes, type, ModuleType, torch.Tensor, np.ndarray,
-    random.SystemRandom,
-)  # fmt: skip
-# How far generators are looked for: a dataset may hold millions of file names.
-_DEPTH = 6
-_MOST_ITEMS = 100
-_MOST_OBJECTS = 10_000
+_GENERATORS = (
+    torch.Generator,
+    np.random.Generator,
+    np.random.RandomState,
+    np.random.BitGenerator,
+    random.Random,
+)
+# `RandomState` has them.
+_GLOBAL = {
+    id(torch.default_generator),
+    *(id(getattr(draw, "__self__", None)) for draw in (random.random, np.random.random)),
+}
+AnyGenerator = (
+    torch.Generator
+    | np.random.Generator
+    | np.random.RandomState
+    | np.random.BitGenerator
+    | random.Random
+)
 
 
 @attrs.frozen
@@ -76,57 +82,24 @@ class RandomState:
         return cls(**fields)
 
 
-def generators_in(roots: Mapping[str, object]) -> dict[str, AnyGenerator]:
-    """The random generators of torch, NumPy and Python that objects hold as attributes.
+def generators_in(
+    roots: Mapping[str, object], without: tuple[type, ...] = ()
+) -> dict[str, AnyGenerator]:
+    """Every random generator of torch, NumPy and Python that objects refer to, however deep.
 
     Args:
-        roots: Name → object; generators are also looked for in what it holds, some levels deep.
+        roots: Name → object.
+        without: Classes of objects that are not looked into.
 
     Returns:
         Where it was found → generator, each once.
     """
-    found: dict[str, AnyGenerator] = {}
-    seen: set[int] = set()
-
-    def visit(where: str, obj: object, depth: int) -> None:
-        if id(obj) in seen or isinstance(obj, _OPAQUE) or len(seen) > _MOST_OBJECTS:
-            return
-        seen.add(id(obj))
-        if isinstance(obj, _GENERATORS):
-            found[where] = obj
-            return
-        if depth == 0:
-            return
-        for name, item in _parts(obj):
-            visit(f"{where}.{name}", item, depth - 1)
-
-    for name, root in roots.items():
-        visit(name, root, _DEPTH)
-    return found
-
-
-def _parts(obj: Any) -> Iterable[tuple[object, object]]:
-    """What an object holds, by name."""
-    if is_mapping(obj):
-        return list(islice(obj.items(), _MOST_ITEMS))
-    if is_sequence(obj):
-        return list(enumerate(islice(obj, _MOST_ITEMS)))
-    if isinstance(obj, partial):
-        return [("func", obj.func), *enumerate(obj.args), *obj.keywords.items()]
-    if isinstance(obj, FunctionType):
-        closure = obj.__closure__ or ()
-        names = zip(obj.__code__.co_freevars, closure, strict=True)
-        return [(name, cell.cell_contents) for name, cell in names if _is_filled(cell)]
-    if isinstance(obj, MethodType):
-        return [("self", obj.__self__)]
-    return list(getattr(obj, "__dict__", {}).items())
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
+    return {
+        where: item
+        for where, item in reachable(roots, (*_GENERATORS, *without))
+        if isinstance(item, _GENERATORS) and not isinstance(item, random.SystemRandom)
+        if id(item) not in _GLOBAL
+    }
 
 
 def generator_state(generator: AnyGenerator) -> Primitive:
@@ -135,6 +108,8 @@ def generator_state(generator: AnyGenerator) -> Primitive:
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
         return to_primitives(generator.bit_generator.state)
+    if isinstance(generator, np.random.BitGenerator):
+        return to_primitives(dict(generator.state))
     if isinstance(generator, np.random.RandomState):
         return to_primitives(generator.get_state(legacy=False))
     return to_primitives(_packed(generator.getstate()))
@@ -146,6 +121,8 @@ def set_generator_state(generator: AnyGenerator, state: Primitive) -> None:
         generator.set_state(state)
     elif isinstance(generator, np.random.Generator):
         generator.bit_generator.state = from_primitives(state)
+    elif isinstance(generator, np.random.BitGenerator):
+        generator.state = from_primitives(state)
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(from_primitives(state))
     else:

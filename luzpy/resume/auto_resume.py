@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import final
 
+import torch
+from torch.utils.data import DataLoader
+
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, at_exit, internals
 from luzpy.core.modules import named_parts, unwrapped
@@ -22,13 +25,14 @@ from luzpy.files.checkpoint import (
 from luzpy.files.saving import save
 from luzpy.ground.arguments import check_choice, check_count
 from luzpy.ground.errors import LuzError
-from luzpy.ground.primitives import if_primitive
+from luzpy.ground.primitives import find_unsupported, from_primitives, if_primitive, to_primitives
 from luzpy.ground.random_state import (
     RandomState,
     generator_state,
     generators_in,
     set_generator_state,
 )
+from luzpy.ground.reachable import reachable
 from luzpy.ground.types import Batch, Values
 from luzpy.resume.changes import KEEP, USE, Groups, apply_changes, check_changes, initial_groups
 from luzpy.resume.data_state import DATA, data_state, restore_data
@@ -61,9 +65,10 @@ class AutoResume(Callback):
 
     Where data is fetched by worker processes, is an iterable, or has a sampler that is not torch's
     own, the batches that were done in the interrupted epoch are made again, so that random
-    augmentation is where it was. Of what is kept outside a `state_dict`, a module's plain
-    attributes and the random generators that the model, the callbacks, the dataset and its samplers
-    hold are kept too; anything else is not known to luzpy.
+    augmentation is where it was. Kept are also a module's plain attributes, every random generator
+    of torch, NumPy and Python that the data, the model, the loss, the optimizers or the callbacks
+    refer to, however deep, and the `state_dict` of datasets and samplers that have one and
+    `load_state_dict`; anything else is not known to luzpy.
 
     The file carries a fingerprint of its run: module, loss, optimizer, metrics and their settings,
     a seed that was given, and the data. The file of another run is an error that says what differs.
@@ -119,6 +124,7 @@ class AutoResume(Callback):
         self._train_data: Iterable[Batch] | None = None
         self._checked = False
         self._generators: Values = {}
+        self._stateful: Values = {}
         self._fingerprint: Values = {}
         self._groups: Groups = {}
         self._sigterm = Sigterm()
@@ -133,7 +139,8 @@ class AutoResume(Callback):
         _check_workers(ctx)
         self._fingerprint = ctx.accelerator.broadcast(fingerprint(ctx))
         self._groups = initial_groups(ctx.optimizers)
-        self._generators = generators_in(_generator_owners(ctx))
+        self._stateful = _stateful_in({name: getattr(ctx, name) for name in DATA.values()})
+        self._generators = generators_in(_generator_owners(ctx), (Context,))
         for name in DATA.values():
             loader = getattr(ctx, name)
             if loader is not None and _is_resumable(ctx) and draws_as_it_goes(loader):
@@ -332,12 +339,26 @@ class AutoResume(Callback):
     def _random_state(self) -> Values:
         """Every random state that the run's data and model draw from."""
         generators = {where: generator_state(g) for where, g in self._generators.items()}
-        return {"global": RandomState.current().to_primitives(), "own": generators}
+        asked = {where: to_primitives(o.state_dict()) for where, o in self._stateful.items()}
+        unsupported = find_unsupported(asked)
+        if unsupported is not None:
+            raise LuzError(
+                "A dataset or sampler must have a state of tensors and primitive values, got "
+                f"{unsupported}."
+            )
+        return {
+            "global": RandomState.current().to_primitives(),
+            "own": generators,
+            "stateful": asked,
+        }
 
     def _restore_random(self, state: Values) -> None:
         for where, generator in self._generators.items():
             if where in state["own"]:
                 set_generator_state(generator, state["own"][where])
+        for where, owner in self._stateful.items():
+            if where in state.get("stateful", {}):
+                owner.load_state_dict(from_primitives(state["stateful"][where]))
         RandomState.from_primitives(state["global"]).restore()
 
     def __repr__(self) -> str:
@@ -370,10 +391,27 @@ def _described(epoch: int, saved: Values) -> str:
 def _generator_owners(ctx: Context) -> Values:
     """What may hold random generators."""
     owners: Values = {"train_data": ctx.train_data, "valid_data": ctx.valid_data}
-    for callback in ctx.callbacks:  # others may come and go
-        kind = type(callback).__name__
-        owners[f"callbacks.{kind}.{sum(kind in name for name in owners)}"] = callback
     for name, part in named_parts(unwrapped(ctx.model)):
         # Not the part itself, which holds its parents.
         owners[f"model.{name}"] = {n: g for n, g in vars(part).items() if not n.startswith("_")}
+    owners |= {"model": unwrapped(ctx.model), "loss": ctx.loss_fn}
+    owners |= {f"optimizers.{name}": optimizer for name, optimizer in ctx.optimizers.items()}
+    for callback in ctx.callbacks:  # others may come and go
+        kind = type(callback).__name__
+        owners[f"callbacks.{kind}.{sum(kind in name for name in owners)}"] = callback
     return owners
+
+
+def _stateful_in(loaders: Values) -> Values:
+    """The datasets, samplers and what they hold that have a `state_dict`, by where they are.
+
+    Not loaders, whose place in the data is luzpy's to know, and not modules, whose weights do not
+    change with the data.
+    """
+    return {
+        where: item
+        for where, item in reachable(loaders, (Context, torch.nn.Module, torch.optim.Optimizer))
+        if hasattr(type(item), "state_dict") and hasattr(type(item), "load_state_dict")
+        if not isinstance(item, (DataLoader, ResumableLoader, torch.nn.Module))
+        if not isinstance(item, torch.optim.Optimizer)
+    }

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics
-from models import TwoOptimizers, regression, unrelated
+from models import Rows, TwoOptimizers, regression, unrelated
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset
 
 import luzpy as luz
 from luzpy import LuzError
@@ -726,6 +726,60 @@ def test_generators_that_a_callback_and_a_module_hold(path):
             raise AssertionError("classes are not copied")
 
     assert_same_run(*interrupted(lambda: (specification(Drops), [Jitter()]), path))
+
+
+def test_generators_that_a_loss_and_an_optimizer_hold(path):
+    class Smoothed:
+        def __init__(self):
+            self.rng = random.Random(3)
+
+        def __call__(self, input, target):
+            return (input - target - 0.1 * self.rng.random()).square().mean()
+
+    class Noise(torch.optim.SGD):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.generator = torch.Generator().manual_seed(3)
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            super().step(closure)
+            for parameter in self.param_groups[0]["params"]:
+                parameter += 0.01 * torch.randn(parameter.shape, generator=self.generator)
+
+    assert_same_run(
+        *interrupted(lambda: (specification(loss=Smoothed(), optimizer=Noise), []), path)
+    )
+
+
+class Stateful(Rows):
+    """A dataset that draws on what it has given so far, and says so."""
+
+    def __init__(self):
+        super().__init__(X, Y)
+        self.given = 0
+
+    def __getitem__(self, index):
+        self.given += 1
+        return self.x[index] + 0.01 * self.given, self.y[index]
+
+    def state_dict(self):
+        return {"given": self.given}
+
+    def load_state_dict(self, state):
+        self.given = state["given"]
+
+
+@pytest.mark.parametrize("moment", [(1, 2), (2, 3)])
+def test_a_dataset_with_a_state_dict_is_asked_for_it(path, moment):
+    def run(*callbacks, seed):
+        data = DataLoader(Subset(Stateful(), range(96)), 32, shuffle=True)
+        return fit(specification(seed=1), *callbacks, data=data, epochs=3, seed=seed)
+
+    expected = run(seed=1)
+    resume = luz.callbacks.AutoResume(path)
+    run(resume, Presses(epoch=moment[0], batch=moment[1]), seed=1)
+    assert_same_run(expected, run(resume, Presses(epoch=9), seed=2))
 
 
 class LazyOrder(Sampler):
