@@ -1,5 +1,6 @@
 import functools
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -283,3 +284,11 @@ def test_a_step_that_calls_a_loss_that_is_not_there_says_so():
     model = luz.setup(Step, optimizer=torch.optim.SGD).set_hparams(in_features=3, out_features=1)
     with pytest.raises(ValueError, match=r"for a `step` that calls ctx\.loss_fn"):
         fit(model)
+
+
+def test_models_that_threads_build_at_once_are_what_they_are_alone():
+    specs = [regression(lambda: nn.Linear(64, 64), seed=i) for i in range(20)]
+    alone = [spec().weight for spec in specs]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda spec: spec().weight, specs * 5))
+    assert all(torch.equal(a, b) for a, b in zip(alone * 5, found, strict=True))

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from models import CountingLoss, Raw
+from models import CountingLoss, Raw, regression
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -494,3 +494,11 @@ def test_fraction_of_a_loader_is_an_error():
 def test_data_that_gives_no_batch_is_an_error(data, text):
     with pytest.raises(ValueError, match=f"`data` must .*{text}"):
         fit(data=data)
+
+
+def test_in_memory_input_gathers_no_gradients():
+    x, y = torch.zeros(32, 3, requires_grad=True), torch.zeros(32, 1, requires_grad=True)
+    fitted = regression(3).fit((x, y), 1, verbose=False)
+    fitted.predict(x)
+    assert (x.grad, y.grad) == (None, None)
+    assert x.requires_grad

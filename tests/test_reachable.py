@@ -174,3 +174,17 @@ def test_a_state_is_read_and_put_back(kind):
     first = drawn(generator)
     set_generator_state(generator, state)
     assert drawn(generator) == first
+
+
+def test_objects_that_do_not_let_themselves_be_looked_at_are_passed_over():
+    class Far:
+        def __getattribute__(self, name):
+            raise RuntimeError("no connection")
+
+    class Odd:
+        @property
+        def __module__(self):
+            return "odd"
+
+    rng = random.Random(1)
+    assert list(generators_in({"a": [Far(), Odd(), rng]}).values()) == [rng]

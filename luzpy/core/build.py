@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from luzpy.core.modules import named_parts
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.ground.random_state import preserved_random_state, seed_all
+
+_BUILDING = threading.RLock()
 
 
 def build_model(spec: Spec[Result], hparams: Mapping[str, object], run: int = 0) -> nn.Module:
@@ -31,7 +34,8 @@ def build_model(spec: Spec[Result], hparams: Mapping[str, object], run: int = 0)
         TypeError: If `module` makes something else than an `nn.Module`.
         ValueError: If other weights are asked of a module instance that cannot be re-initialised.
     """
-    with preserved_random_state():
+    # One at a time: all threads draw from the same generators.
+    with _BUILDING, preserved_random_state():
         seed_all(spec.seed + run)
         if isinstance(spec.module, nn.Module):
             model = copied(spec.module)

@@ -93,13 +93,26 @@ def restore_checkpoint(
     records: bool = True,
     optimizers: bool = True,
     callbacks: bool = True,
+    regroup: bool = False,
 ) -> None:
     """Put the chosen parts of a checkpoint into a run.
+
+    With `regroup` the optimizers get the parameter groups that they had when it was written.
 
     Raises:
         LuzError: If they do not fit the run; nothing is changed then.
     """
-    check_fit(ctx, content, path, model=model, optimizers=optimizers, callbacks=callbacks)
+    check_fit(
+        ctx,
+        content,
+        path,
+        model=model,
+        optimizers=optimizers,
+        callbacks=callbacks,
+        regroup=regroup,
+    )
+    if optimizers and regroup:
+        _regroup(ctx, content)
     if model:
         load_model_state(ctx, from_primitives(content["model"]))
         loss = trained_loss(ctx)
@@ -134,6 +147,7 @@ def check_fit(
     model: bool = True,
     optimizers: bool = True,
     callbacks: bool = True,
+    regroup: bool = False,
 ) -> None:
     """Raise unless the chosen parts of a checkpoint fit the run.
 
@@ -149,6 +163,8 @@ def check_fit(
             groups = content["optimizers"][name].get("param_groups")
             if groups is None or not isinstance(optimizer, OPTIMIZER):
                 continue  # one of no class of torch's says itself what fits
+            if regroup and _is_regroupable(ctx, content, name):
+                continue
             sizes = [len(group["params"]) for group in groups]
             here = [len(group["params"]) for group in optimizer.param_groups]
             _check_same(f"parameter groups of the optimizer {name!r}", sizes, here, path)
@@ -161,6 +177,32 @@ def check_fit(
                     f"{_name(callback)} has a `state_dict` but no `load_state_dict` to take it "
                     "back."
                 )
+
+
+def group_parameters(ctx: Context) -> dict[str, list[list[str | None]]]:
+    """Optimizer → the names of the parameters in each of its groups; None for one of no model."""
+    names = {id(p): name for name, p in unwrapped(ctx.model).named_parameters()}
+    return {
+        name: [[names.get(id(p)) for p in group["params"]] for group in optimizer.param_groups]
+        for name, optimizer in ctx.optimizers.items()
+    }
+
+
+def _is_regroupable(ctx: Context, content: Values, name: str) -> bool:
+    groups = content.get("group_params", {}).get(name)
+    known = {name for name, _ in unwrapped(ctx.model).named_parameters()}
+    return groups is not None and all(known.issuperset(group) for group in groups)
+
+
+def _regroup(ctx: Context, content: Values) -> None:
+    """Let the optimizers have the groups that they had: some may have been added in the run."""
+    own, parameters = group_parameters(ctx), dict(unwrapped(ctx.model).named_parameters())
+    for name, optimizer in ctx.optimizers.items():
+        if _is_regroupable(ctx, content, name) and content["group_params"][name] != own[name]:
+            optimizer.param_groups[:] = [
+                {**optimizer.defaults, "params": [parameters[p] for p in group]}
+                for group in content["group_params"][name]
+            ]
 
 
 def kept_callbacks(ctx: Context) -> list[Any]:

@@ -97,7 +97,7 @@ def generators_in(
     return {
         where: item
         for where, item in reachable(roots, (*_GENERATORS, *without))
-        if isinstance(item, _GENERATORS) and not isinstance(item, random.SystemRandom)
+        if issubclass(type(item), _GENERATORS) and not isinstance(item, random.SystemRandom)
         if id(item) not in _GLOBAL
     }
 

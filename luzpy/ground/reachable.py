@@ -17,6 +17,7 @@ from types import (
 )
 from typing import Any, TypeGuard, final
 
+import numpy as np
 import torch
 
 from luzpy.ground.nested import is_mapping
@@ -49,10 +50,10 @@ def reachable(
             continue
         seen.add(id(item))
         yield where, item
-        if isinstance(item, ends):
+        if issubclass(_class_of(item), ends):
             continue  # what it holds is its own concern
         parts = [(name, part) for name, part in _parts(item) if not classes.is_value(part)]
-        classes.is_simple(item.__class__)
+        classes.is_simple(_class_of(item))
         while classes.new:
             of_class = _of_class(classes.new.pop())
             parts += [(name, part) for name, part in of_class if not classes.is_value(part)]
@@ -82,6 +83,7 @@ class _Classes:
             known = self._simple[kind] = (
                 kind.__flags__ & _IS_OF_PYTHON != 0
                 and kind.__dictoffset__ != 0
+                and kind.__getattribute__ is object.__getattribute__
                 and not issubclass(kind, (*_COLLECTIONS, *_OPAQUE, *self._ends, Mapping))
                 and not any(vars(base).get("__slots__") for base in kind.__mro__)
                 and not hasattr(kind, "state_dict")
@@ -90,7 +92,7 @@ class _Classes:
 
     def is_value(self, item: Any) -> bool:
         """Whether it is a plain value, or holds such alone: a million file names, or rows."""
-        kind: type[Any] = item.__class__
+        kind = _class_of(item)
         if kind in _VALUES:
             return True
         if kind in _PLAIN_COLLECTIONS:
@@ -100,12 +102,24 @@ class _Classes:
         return self.is_simple(kind) and _VALUES.issuperset(map(type, item.__dict__.values()))
 
 
+def _class_of(item: object) -> type[Any]:
+    return type(item)
+
+
 def _is_opaque(item: Any) -> bool:
-    return item.dtype.kind != "O" if is_array(item) else isinstance(item, _OPAQUE)
+    kind = _class_of(item)
+    return item.dtype.kind != "O" if issubclass(kind, np.ndarray) else issubclass(kind, _OPAQUE)
 
 
 def _parts(item: Any) -> Iterable[tuple[Any, Any]]:
-    """What an object holds, by name."""
+    """What an object holds, by name; nothing, where it does not let itself be looked at."""
+    try:
+        return _held_by(item)
+    except Exception:  # of a user's own, which may stand for something far away
+        return []
+
+
+def _held_by(item: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(item, FunctionType):
         return [*_parts_of_function(item), *_globals_of(item)]
     if isinstance(item, MethodType | BuiltinFunctionType):
@@ -116,7 +130,7 @@ def _parts(item: Any) -> Iterable[tuple[Any, Any]]:
         return [] if item.gi_frame is None else list(item.gi_frame.f_locals.items())
     parts: list[tuple[Any, Any]] = list(_slots_of(item))
     if is_mapping(item):
-        parts += _items_of(item)
+        parts += item.items()
     elif _is_collection(item):
         parts += enumerate(item)
     elif is_array(item):
@@ -131,13 +145,6 @@ def _parts(item: Any) -> Iterable[tuple[Any, Any]]:
 
 def _is_collection(item: object) -> TypeGuard[Iterable[Any]]:
     return isinstance(item, _COLLECTIONS)
-
-
-def _items_of(mapping: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
-    try:
-        return list(mapping.items())
-    except Exception:  # one of the user's own, which may not be ready to be read
-        return []
 
 
 def _slots_of(item: Any) -> list[tuple[str, Any]]:
@@ -169,7 +176,8 @@ def _of_class(kind: type) -> list[tuple[str, Any]]:
     """What a class of the user's own has as attributes, and its methods find in their module."""
     found: list[tuple[str, Any]] = []
     for base in kind.__mro__:
-        if base.__module__.partition(".")[0] in ("builtins", "torch", "numpy", "luzpy"):
+        module: object = base.__module__  # which a class may have made something else
+        if str(module).partition(".")[0] in ("builtins", "torch", "numpy", "luzpy"):
             continue
         for name, item in vars(base).items():
             function = getattr(item, "__func__", getattr(item, "fget", item))

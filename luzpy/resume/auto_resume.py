@@ -19,6 +19,7 @@ from luzpy.files.atomic import check_writable, real_path
 from luzpy.files.checkpoint import (
     check_fit,
     checkpoint_content,
+    group_parameters,
     read_checkpoint,
     restore_checkpoint,
 )
@@ -127,6 +128,7 @@ class AutoResume(Callback):
         self._stateful: Values = {}
         self._fingerprint: Values = {}
         self._groups: Groups = {}
+        self._structure: Values = {}
         self._sigterm = Sigterm()
 
     def on_fit_begin(self, ctx: Context) -> None:
@@ -139,6 +141,7 @@ class AutoResume(Callback):
         _check_workers(ctx)
         self._fingerprint = ctx.accelerator.broadcast(fingerprint(ctx))
         self._groups = initial_groups(ctx.optimizers)
+        self._structure = _structure(ctx)
         self._stateful = _stateful_in({name: getattr(ctx, name) for name in DATA.values()})
         self._generators = generators_in(_generator_owners(ctx), (Context,))
         for name in DATA.values():
@@ -221,6 +224,7 @@ class AutoResume(Callback):
 
     def _content(self, ctx: Context) -> Values:
         content = checkpoint_content(ctx)
+        content["group_params"] = self._checked_groups(ctx)
         states = ctx.accelerator.gather(self._random_state())
         content["resume"] = {
             "part": self._part,
@@ -236,6 +240,27 @@ class AutoResume(Callback):
             "opt_hparams": if_primitive(ctx.opt_hparams),
         }
         return content
+
+    def _checked_groups(self, ctx: Context) -> Values:
+        """The names of the parameters in each group of each optimizer.
+
+        Raises:
+            LuzError: If the run has changed what a run that goes on could not make again.
+        """
+        began, now = self._structure, _structure(ctx)
+        if now["model"] != began["model"]:
+            other = sorted(now["model"] ^ began["model"])
+            raise LuzError(
+                "The model must have the parameters and buffers that it began with, to be resumed, "
+                f"got another {other[0]!r}: give the run the module as it is now."
+            )
+        for name, groups in now["groups"].items():
+            if groups != began["groups"].get(name) and any(None in group for group in groups):
+                raise LuzError(
+                    f"The optimizer {name!r} must have parameters of the model in the groups that "
+                    "were changed during the run, to be resumed, got others."
+                )
+        return now["groups"]
 
     def _save(self, ctx: Context) -> None:
         content = self._content(ctx)
@@ -264,7 +289,7 @@ class AutoResume(Callback):
         # Fewer processes may take larger batches.
         same_processes = ctx.accelerator.is_gathered_here(states)
         changed = self._changes(content, same_processes)
-        check_fit(ctx, content, self.path)
+        check_fit(ctx, content, self.path, regroup=True)
         if part != "epoch" and "trail" in saved:
             raise LuzError(
                 f"{self.path} was written in the middle of an epoch by luzpy 0.1.0, which this "
@@ -285,7 +310,7 @@ class AutoResume(Callback):
         )
 
         def restore() -> None:
-            restore_checkpoint(ctx, content, self.path)
+            restore_checkpoint(ctx, content, self.path, regroup=True)
             restore_run_state(ctx, saved["run"])
             now, groups = self._fingerprint, self._groups
             apply_changes(ctx, changed, self.on_change, saved, now, groups)
@@ -402,6 +427,18 @@ def _generator_owners(ctx: Context) -> Values:
     return owners
 
 
+def _structure(ctx: Context) -> Values:
+    """What of the model and the optimizers must be there when a run goes on."""
+    return {"model": {*unwrapped(ctx.model).state_dict()}, "groups": group_parameters(ctx)}
+
+
+def _has_state(item: object) -> bool:
+    kind = type(item)
+    apart = (DataLoader, ResumableLoader, torch.nn.Module, torch.optim.Optimizer)
+    has_both = hasattr(kind, "state_dict") and hasattr(kind, "load_state_dict")
+    return has_both and not issubclass(kind, apart)
+
+
 def _stateful_in(loaders: Values) -> Values:
     """The datasets, samplers and what they hold that have a `state_dict`, by where they are.
 
@@ -411,7 +448,5 @@ def _stateful_in(loaders: Values) -> Values:
     return {
         where: item
         for where, item in reachable(loaders, (Context, torch.nn.Module, torch.optim.Optimizer))
-        if hasattr(type(item), "state_dict") and hasattr(type(item), "load_state_dict")
-        if not isinstance(item, (DataLoader, ResumableLoader, torch.nn.Module))
-        if not isinstance(item, torch.optim.Optimizer)
+        if _has_state(item)
     }

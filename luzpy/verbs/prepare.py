@@ -24,11 +24,12 @@ from luzpy.core.optimizers import build_optimizers, needs_closure
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.data.columns import columns_of, warn_if_not_finite, with_columns
-from luzpy.data.dataset import split_dataset
+from luzpy.data.dataset import is_in_memory, split_dataset
 from luzpy.data.loader import Options, eval_loader, resident, train_loader
 from luzpy.data.unpacking import row_counter
 from luzpy.distributed.accelerator import Accelerator
 from luzpy.ground.arguments import is_number
+from luzpy.ground.nested import map_nested, tensors_in
 from luzpy.ground.records import epochs_done, set_best
 from luzpy.ground.types import Data, Loader
 
@@ -109,6 +110,7 @@ def prepare_data(
     valid_rows: torch.Tensor | None = None,
 ) -> tuple[Loader, Loader | None]:
     """The DataLoaders of a run, made of what the user gave; see `split_dataset` for a fraction."""
+    data, valid_data = _without_graph(data), _without_graph(valid_data)
     train_data = resident(data, device, options, name="data")
     if is_number(valid_data) or isinstance(valid_data, bool):
         train_data, valid = _split(train_data, valid_data, options, seed, valid_rows)
@@ -122,6 +124,13 @@ def prepare_data(
     held_out = eval_loader(valid, options, name="valid_data", beside_train=data)
     warn_if_not_finite(held_out, valid_data, "valid_data")
     return loader, held_out
+
+
+def _without_graph(data: Data) -> Data:
+    """Data in memory, in tensors that gather no gradients: the user's own stay as they are."""
+    if not is_in_memory(data) or not any(tensor.requires_grad for tensor in tensors_in(data)):
+        return data
+    return map_nested(torch.Tensor.detach, data)
 
 
 def prepare_fit(

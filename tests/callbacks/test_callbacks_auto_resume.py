@@ -604,6 +604,60 @@ def test_tensors_that_are_optimized_but_not_the_models(path):
     assert_same_run(*interrupted(lambda: (specification(Scaled, optimizer=None), []), path))
 
 
+def change_groups(change, epoch=2):
+    """A callback that changes the optimizer's groups when an epoch begins."""
+
+    class Changes(luz.Callback):
+        def on_epoch_begin(self, ctx):
+            if ctx.epoch == epoch:
+                change(ctx.model, ctx.optimizers["opt"])
+
+    return Changes()
+
+
+class BiasLater(nn.Linear):
+    def __init__(self):
+        super().__init__(10, 1)
+
+    def set_optimizers(self, lr):
+        return torch.optim.Adam([self.weight], lr)
+
+
+def add_bias(model, optimizer):
+    optimizer.add_param_group({"params": [model.bias], "lr": 0.05})
+
+
+def drop_bias(model, optimizer):
+    del optimizer.param_groups[0]["params"][1]
+    optimizer.state.pop(model.bias, None)
+
+
+@pytest.mark.parametrize("moment", [(1, 2), (2, 2), (3, 1), (3, 3)])
+@pytest.mark.parametrize(("module", "change"), [(BiasLater, add_bias), (nn.Linear, drop_bias)])
+def test_groups_of_parameters_that_change_in_the_run(path, module, change, moment):
+    def make():
+        options = {"optimizer": None} if module is BiasLater else {"optimizer": torch.optim.Adam}
+        model = specification(module, **options)
+        if module is nn.Linear:
+            model = model.set_hparams(in_features=10, out_features=1)
+        return model, [change_groups(change)]
+
+    assert_same_run(*interrupted(make, path, moment, epochs=4))
+
+
+def test_what_the_run_could_not_make_again_is_said_at_the_first_save(path):
+    extra = nn.Parameter(torch.zeros(1))
+    resume = luz.callbacks.AutoResume(path)
+    add = change_groups(lambda model, opt: opt.add_param_group({"params": [extra]}))
+    with pytest.raises(LuzError, match="The optimizer 'opt' must have parameters of the model"):
+        fit(specification(), resume, add)
+    assert read_checkpoint(path)["epoch"] == 1
+    path.unlink()
+    add = change_groups(lambda model, opt: model.register_buffer("more", torch.zeros(1)))
+    with pytest.raises(LuzError, match=r"must have the parameters and buffers .* another 'more'"):
+        fit(specification(), resume, add)
+
+
 class Odd(torch.optim.SGD):
     """An optimizer with states of many kinds, on all of which its steps depend."""
 
