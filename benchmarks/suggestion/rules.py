@@ -14,7 +14,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from luzpy.finder.suggest import DEFAULT_METHOD, METHODS, Array, suggest_lr
+from luzpy.finder.noise import Array
+from luzpy.finder.suggest import DEFAULT_METHOD, METHODS, suggest_lr
 from luzpy.ground.errors import NoSuggestionError
 
 Rule = Callable[[Array, Array], float]

@@ -55,6 +55,17 @@ def check_sweep(
         raise ValueError(rule)
 
 
+def check_confirm(confirm: int | None, confirm_steps: int | None) -> None:
+    """Raise unless the arguments describe rounds of short trainings."""
+    check_count("confirm", confirm, optional=True)
+    check_count("confirm_steps", confirm_steps, optional=True)
+    if confirm_steps is not None and confirm is None:
+        raise ValueError(
+            f"`confirm_steps` is how long the last round of `confirm` is: it must be None without "
+            f"one, got {confirm_steps!r}."
+        )
+
+
 def allowed_callbacks(callbacks: Sequence[Callback] | Callback | None) -> list[Callback]:
     """The callbacks, if a finder can have them.
 

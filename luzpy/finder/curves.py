@@ -6,11 +6,18 @@ import math
 
 import numpy as np
 
-from luzpy.finder.suggest import DEFAULT_METHOD, Array, finite_part, minimum, steepest, suggest_lr
+from luzpy.finder.noise import Array
+from luzpy.finder.suggest import DEFAULT_METHOD, finite_part, minimum, steepest, suggest_lr
 from luzpy.ground.errors import NoSuggestionError
 
 Curves = list[tuple[Array, Array]]
 """The learning rates and the raw losses of each run."""
+
+
+def paired(loss: Array, initial: Array) -> Array:
+    """The change of the loss since the initial weights, on top of the mean initial loss."""
+    known = np.isfinite(initial)
+    return loss if not known.any() else loss - np.where(known, initial, 0) + initial[known].mean()
 
 
 def suggested_rates(curves: Curves, method: str = DEFAULT_METHOD) -> list[float]:

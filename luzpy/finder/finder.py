@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+import attrs
 import torch
 
 from luzpy.callbacks.bar import Bar, is_interactive
@@ -17,9 +18,15 @@ from luzpy.data.batches import batches
 from luzpy.data.dataset import length_of
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
-from luzpy.finder.arguments import allowed_callbacks, check_sweep, with_start_lr
-from luzpy.finder.runs import Runs
-from luzpy.finder.summary import is_spread
+from luzpy.finder.arguments import (
+    allowed_callbacks,
+    check_confirm,
+    check_sweep,
+    with_start_lr,
+)
+from luzpy.finder.confirm import MOST_BATCHES, Confirmation, put_aside, suggested
+from luzpy.finder.runs import Runs, show_nothing
+from luzpy.finder.summary import is_spread, needs_pairs
 from luzpy.finder.sweep import learning_rates
 from luzpy.ground.errors import add_note
 from luzpy.ground.nested import to_device
@@ -51,6 +58,8 @@ def lr_finder(
     runs: int = 1,
     valid_data: Data = None,
     valid_batches: int | None = 8,
+    confirm: int | None = None,
+    confirm_steps: int | None = None,
     stop_div: float | None = None,
     opt_name: str | None = None,
     callbacks: Sequence[Callback] | Callback | None = None,
@@ -75,6 +84,13 @@ def lr_finder(
         runs: From how many initial weights, the model's own first; all see the same batches.
         valid_data: Data, or a fraction of `data`, on which to compute the loss at every rung too.
         valid_batches: How many of its batches, chosen once; None for all.
+        confirm: In how many rounds to try rates around the suggestion in short trainings, from the
+            same weights on the same batches: 2 to the power of it in the first round, the better
+            half of them, for twice as long, in each further one, the last also from other initial
+            weights. They are judged on `valid_data`, else on rows put aside. About eight times the
+            cost of the sweep with `confirm=3`.
+        confirm_steps: How many steps the trainings of the last round have; by default as many as
+            the sweep has.
         stop_div: Stop once the smoothed loss has risen above its best by this many times the
             range seen up to that best. A loss that is not finite always stops.
         opt_name: Which of several optimizers to vary; all of them if None.
@@ -87,7 +103,10 @@ def lr_finder(
     Returns:
         The records: one row a rung, columns `lr` and `loss` (and `run`, `valid_loss`). `loss` is
         the raw loss of the rung's batch, before the rung's update; `lr` the rate that
-        `set_opt_hparams(lr=...)` sets, of which parameter groups keep their shares.
+        `set_opt_hparams(lr=...)` sets, of which parameter groups keep their shares. Where the sweep
+        is too noisy to judge there is a column `initial_loss` too: the loss of the same batch at
+        the initial weights, which takes a second pass over the batches, without backward passes.
+        Suggestions are then read off the difference.
 
     Raises:
         ValueError: If an argument is out of bounds, or there is not one batch of data.
@@ -104,6 +123,7 @@ def lr_finder(
     """
     check_spec(model)
     check_sweep(steps, start_lr, end_lr, log_spaced_intervals, runs, valid_batches, stop_div)
+    check_confirm(confirm, confirm_steps)
     accelerator = check_accelerator(accelerator)
     chosen = allowed_callbacks(callbacks)
     options = check_options(dataloader_options, batch_size, data)
@@ -118,11 +138,16 @@ def lr_finder(
         if n_rungs is None:
             raise ValueError("`steps` must be given for data of unknown length, got None.")
         rates = learning_rates(n_rungs, start_lr, end_lr, log_spaced_intervals)
+        trial_loader, trial_held_out = loader, held_out
+        if confirm is not None and held_out is None:
+            trial_loader, trial_held_out = put_aside(data, loader, options, device, seed)
+        loaders = (loader, held_out, trial_loader, trial_held_out)
         bar = None
         if is_verbose and is_interactive():
             bar = Bar("Finding the learning rate", n_rungs * runs)
-        with _restarting(loader, held_out) as restart, closing(bar) if bar else nullcontext():
-            swept, reason = Runs(
+        verdict, trials = None, None
+        with _restarting(*loaders) as restart, closing(bar) if bar else nullcontext():
+            every = Runs(
                 spec=spec,
                 loader=loader,
                 valid_data=_fixed_batches(spec.seed, held_out, valid_batches, device),
@@ -133,11 +158,27 @@ def lr_finder(
                 accelerator=accelerator,
                 restart=restart,
                 show=bar.update if bar else lambda rungs: None,
-            ).sweep(runs, first, is_verbose)
+            )
+            swept, reason = every.sweep(runs, first, is_verbose)
+            if reason == "completed" and needs_pairs([one.losses for one in swept]):
+                closer, reason = every.paired(swept)
+                if suggested(rates, swept) or suggested(rates, closer):  # else neither says more
+                    swept = closer
+            if reason == "completed" and confirm is not None:
+                confirmation = Confirmation(
+                    runs=attrs.evolve(every, loader=trial_loader, show=show_nothing),
+                    held_out=_fixed_batches(seed, trial_held_out, MOST_BATCHES, device),
+                    rounds=confirm,
+                    steps=confirm_steps or n_rungs,
+                )
+                trials, verdict = confirmation.confirm(suggested(rates, swept))
+                reason = "completed" if verdict else "interrupted"
     from luzpy.finder.frame import curves_of  # pandas is imported when it is used
-    from luzpy.finder.lr_records import records_of
+    from luzpy.finder.lr_records import confirmed_frame, records_of
 
     records = records_of(rates, swept, reason, several=runs > 1)
+    if trials is not None:
+        records.confirmed, records.verdict = confirmed_frame(trials), verdict
     if runs > 1 and accelerator.is_main and is_spread(curves_of(records)):
         warnings.warn(
             "The suggestions of these initial weights differ by more than a factor of 10: what is "

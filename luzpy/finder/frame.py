@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from luzpy.finder.curves import Curves
+from luzpy.finder.curves import Curves, paired
 from luzpy.finder.smoothing import exponential_average
 from luzpy.ground.arguments import is_number
 
@@ -23,10 +23,18 @@ def averaged(records: pd.DataFrame, column: str, beta: float) -> pd.Series[float
 
 
 def curves_of(records: pd.DataFrame) -> Curves:
-    """The learning rates and losses of each run."""
+    """The learning rates of each run, and the losses by which they are judged.
+
+    Where there are initial losses, those of the same batches at the initial weights: what the loss
+    differs from these by, on top of their mean. What a batch is like drops out.
+    """
     check_columns(records, "lr", "loss")
     lr, loss = records["lr"].to_numpy(float), records["loss"].to_numpy(float)
-    return [(lr[rows], loss[rows]) for rows in _rows_of_runs(records) if len(rows)]
+    runs = [rows for rows in _rows_of_runs(records) if len(rows)]
+    if "initial_loss" in records:
+        initial = records["initial_loss"].to_numpy(float)
+        return [(lr[rows], paired(loss[rows], initial[rows])) for rows in runs]
+    return [(lr[rows], loss[rows]) for rows in runs]
 
 
 def _rows_of_runs(records: pd.DataFrame) -> Iterator[npt.NDArray[np.intp]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from luzpy.finder.plot import drawn
 from luzpy.finder.plot_marks import Marks
 from luzpy.finder.suggest import DEFAULT_METHOD, METHODS
 from luzpy.finder.summary import doubts, summary
+from luzpy.finder.verdict import Trial, Verdict, is_confirmed
 from luzpy.ground.errors import NoSuggestionError
 from luzpy.ground.types import Values
 from luzpy.verbs.plot import plot
@@ -45,10 +47,14 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
     Attributes:
         stopped: How the sweep ended: `"completed"`, `"diverged"`, `"not finite"` or
             `"interrupted"`; with several runs the first that did not complete says.
+        confirmed: The short trainings of `confirm`, columns `lr`, `steps`, `loss` (of the held-out
+            rows, infinite where one diverged) and `seed`; None without them.
     """
 
-    _metadata = ["stopped"]  # noqa: RUF012  (pandas' own protocol)
+    _metadata = ["stopped", "confirmed", "verdict"]  # noqa: RUF012  (pandas' own protocol)
     stopped: str
+    confirmed: pd.DataFrame | None
+    verdict: Verdict | None
 
     if TYPE_CHECKING:
 
@@ -61,6 +67,8 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
     ) -> None:
         _FRAME.__init__(self, data, *args, **kwargs)
         self.stopped = stopped or getattr(data, "stopped", "completed")
+        self.confirmed = getattr(data, "confirmed", None)
+        self.verdict = getattr(data, "verdict", None)
 
     @property
     def _constructor(self) -> type[LRRecords]:
@@ -72,6 +80,9 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
             parts = getattr(other, "input_objs", None) or getattr(other, "objs", ())
             reasons = (getattr(part, "stopped", "completed") for part in parts)
             self.stopped = next((r for r in reasons if r != "completed"), "completed")
+            for name in ("confirmed", "verdict"):
+                known = [getattr(part, name, None) for part in parts]
+                setattr(self, name, next((value for value in known if value is not None), None))
         return self
 
     def __repr__(self) -> str:
@@ -85,13 +96,13 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
     def warnings(self) -> list[str]:
         """Reasons to doubt the suggestion, each with what to do about it; none for most."""
         check_columns(self, "lr", "loss")
-        return doubts(curves_of(self))
+        return doubts(curves_of(self), self.verdict)
 
     def _summary(self) -> list[str]:
         """The line below the table, where there is a curve."""
         if len(self) == 0 or not {"lr", "loss"}.issubset(self.columns):
             return []
-        return [summary(curves_of(self), self.stopped)]
+        return [summary(curves_of(self), self.stopped, self.verdict)]
 
     def plot(  # pyright: ignore[reportIncompatibleMethodOverride]  (in place of pandas' accessor)
         self,
@@ -154,7 +165,8 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
                 log lr; `"slide"`, the last rate of the steep descent.
 
         Returns:
-            The learning rate; over several runs, the median.
+            The learning rate; over several runs, the median. After `confirm`, for the default
+            method, the rate that the short trainings say.
 
         Raises:
             NoSuggestionError: If the curve supports none; it says why.
@@ -162,15 +174,19 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
         """
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
-        return float(np.median(suggested_rates(curves_of(self), method)))
+        curves = curves_of(self)
+        if method == DEFAULT_METHOD and is_confirmed(self.verdict):
+            return self.verdict.lr
+        return float(np.median(suggested_rates(curves, method)))
 
     def suggestions(self) -> pd.DataFrame:
         """What every method suggests.
 
         Returns:
             Columns method, lr, low, high; low and high are the 10% and the 90% quantile over the
-            runs, and NaN marks what the curve does not support. The row `range` has in low the
-            steepest point and in high a tenth of the rate at the minimum, the range of the
+            runs, and NaN marks what the curve does not support. After `confirm` there is a row
+            `confirmed`, with the rates that are as good in low and high. The row `range` has in
+            low the steepest point and in high a tenth of the rate at the minimum, the range of the
             Dataiku study (https://blog.dataiku.com/the-learning-rate-finder-technique-how-reliable-is-it).
         """
         curves = curves_of(self)
@@ -181,6 +197,8 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
             except NoSuggestionError:
                 low = lr = high = math.nan
             rows.append((method, float(lr), float(low), float(high)))
+        if is_confirmed(self.verdict):
+            rows.append(("confirmed", self.verdict.lr, self.verdict.low, self.verdict.high))
         rows.append(("range", math.nan, *median_range(curves)))
         return pd.DataFrame(rows, columns=["method", "lr", "low", "high"])
 
@@ -190,24 +208,39 @@ plot.register(LRRecords, LRRecords.plot)
 
 def _marks(records: LRRecords, suggest: bool, study_range: bool) -> Marks:
     """What the picture is to say beside the curves."""
-    curves = curves_of(records)
+    curves, verdict = curves_of(records), records.verdict
     lr: float | None = None
     ranges: list[tuple[str, float, float, str]] = []
     doubts: list[str] = []
     if suggest:
         try:
             lr = records.suggest()
-            low, high = spread(curves)
             doubts = records.warnings
+            if is_confirmed(verdict):
+                name, low, high = "as good", verdict.low, verdict.high
+            else:
+                name, (low, high) = "runs suggest", spread(curves)
             if high > low:
-                ranges.append(("runs suggest", low, high, "#3a5fc4"))
+                ranges.append((name, low, high, "#3a5fc4"))
         except NoSuggestionError as err:
             doubts = [f"No suggestion: {err}".removesuffix(".")]
     if study_range:
         low, high = median_range(curves)
         if high > low:
             ranges.append(("Dataiku range", low, high, "#666666"))
-    return Marks(lr, ranges, None, doubts)
+    points: tuple[str, pd.DataFrame] | None = None
+    if suggest and records.confirmed is not None and len(records.confirmed):
+        trials = records.confirmed
+        steps = int(trials["steps"].max())
+        last: Any = trials[trials["steps"] == steps]
+        points = (f"held-out, {steps} steps", last.groupby("lr", as_index=False)["loss"].mean())
+    return Marks(lr, ranges, points, doubts)
+
+
+def confirmed_frame(trials: Sequence[Trial]) -> pd.DataFrame:
+    """The short trainings as `LRRecords.confirmed` has them."""
+    rows = [(trial.lr, trial.steps, trial.loss, trial.seed) for trial in trials]
+    return pd.DataFrame(rows, columns=["lr", "steps", "loss", "seed"])
 
 
 def records_of(rates: list[float], sweeps: list[Sweep], reason: str, *, several: bool) -> LRRecords:
@@ -224,6 +257,8 @@ def records_of(rates: list[float], sweeps: list[Sweep], reason: str, *, several:
         n = len(sweep.losses)
         columns: Values = {"run": [run] * n} if several else {}
         columns |= {"lr": rates[:n], "loss": sweep.losses}
+        if sweep.initial_losses is not None:
+            columns["initial_loss"] = sweep.initial_losses
         if sweep.valid_losses is not None:
             columns["valid_loss"] = sweep.valid_losses
         frames.append(pd.DataFrame(columns))

@@ -33,11 +33,13 @@ class Sweep:
         losses: The loss of each rung.
         valid_losses: The validation loss of each rung, if there is any.
         stopped: Why it ended before the last rung; None if it did not.
+        initial_losses: The loss of each rung's batch at the initial weights, if that was looked at.
     """
 
     losses: list[float]
     valid_losses: list[float] | None
     stopped: str | None
+    initial_losses: list[float] | None = None
 
 
 @final
@@ -81,13 +83,13 @@ class RecordLoss(Callback):
         if self.valid_data is None or self._partial_step:
             return
         others = [c for c in ctx.callbacks if c is not self.sweep and not c.runs_last]
-        loss = validation_loss(ctx, self.valid_data, others, self._loss)
+        loss = validation_loss(ctx, self.valid_data, others, self.loss_of)
         if loss is None:
             loss = torch.full((len(self._monitors),), math.nan, device=ctx.device)
         self._valid_pending.append(loss)
 
     def on_train_batch_end(self, ctx: Context) -> None:
-        loss = self._loss(ctx) * getattr(ctx.data, "weight", 1)  # of its share of all rows
+        loss = self.loss_of(ctx) * getattr(ctx.data, "weight", 1)  # of its share of all rows
         self._partial_step.append(loss)
         if not self.sweep.all_stepped:
             batches = len(self._partial_step)
@@ -146,7 +148,7 @@ class RecordLoss(Callback):
         valid = [rung[index] for rung in self._valid_losses[: last + 1]]
         return Sweep(losses, valid + [math.nan] * (len(losses) - len(valid)), stopped)
 
-    def _loss(self, ctx: Context) -> torch.Tensor:
+    def loss_of(self, ctx: Context) -> torch.Tensor:
         """The batch's loss in each model: the varied optimizer's, else the mean over optimizers."""
         if self.ensemble is not None:
             return self.ensemble.losses

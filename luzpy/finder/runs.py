@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import final
 
 import attrs
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset
@@ -22,7 +24,8 @@ from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.data.batches import batches
 from luzpy.distributed.accelerator import Accelerator
-from luzpy.finder.ensemble import Ensemble, swap_parameters, why_apart
+from luzpy.finder.ensemble import ELEMENTWISE, Ensemble, swap_parameters, why_apart
+from luzpy.finder.held_out import HeldOutLoss
 from luzpy.finder.record_loss import RecordLoss, Sweep
 from luzpy.finder.sweep import SweepLR
 from luzpy.ground.nested import tensors_in
@@ -47,6 +50,7 @@ class Runs:
     accelerator: Accelerator
     restart: Callable[[], None]
     show: Callable[[int], object]
+    is_frozen: bool = False
 
     def sweep(self, runs: int, first: nn.Module, verbose: bool) -> tuple[list[Sweep], str]:
         """What was recorded, and the reason that was given to stop before the end, if any.
@@ -71,6 +75,44 @@ class Runs:
             if reason != "completed":
                 return swept, reason
         return swept, "completed"
+
+    def paired(self, swept: list[Sweep]) -> tuple[list[Sweep], str]:
+        """The sweeps with the loss of each batch at the initial weights, in the same random state.
+
+        It is the same sweep once more, with rates of zero and without the backward passes. Where
+        the data cannot be gone through again, or come otherwise, the sweeps are as they were; so
+        they are if the user or a callback stopped it, and then the reason is returned with them.
+        """
+        if isinstance(self.loader.dataset, IterableDataset):
+            return swept, "completed"
+        rungs = max(len(one.losses) for one in swept)
+        again = attrs.evolve(
+            self,
+            rates=[0.0] * rungs,
+            valid_data=None,
+            stop_div=None,
+            show=show_nothing,
+            is_frozen=True,
+        )
+        first = prepare_model(self.spec, self.accelerator)
+        found, reason = again.sweep(len(swept), first, False)
+        if reason != "completed":
+            return swept, reason
+        pairs = list(zip(swept, found, strict=True))
+        # Before the first update the weights are the initial ones: another loss, another batch.
+        if not all(np.isclose(a.losses[0], b.losses[0], rtol=1e-3, atol=1e-6) for a, b in pairs):
+            return swept, "completed"
+        looked = [
+            attrs.evolve(
+                one,
+                initial_losses=[
+                    *initial.losses[: len(one.losses)],
+                    *[math.nan] * (len(one.losses) - len(initial.losses)),
+                ],
+            )
+            for one, initial in pairs
+        ]
+        return looked, "completed"
 
     def _context(self, model: nn.Module) -> Context:
         defaults = (TrainValid, Metrics, Interrupt) if self.callbacks else (TrainValid, Interrupt)
@@ -119,11 +161,37 @@ class Runs:
         ctx.model = ensemble
         return ctx, ensemble
 
+    def trained(self, model: nn.Module, held_out: Data) -> tuple[list[float], list[int]] | None:
+        """The loss of each held-out batch after a step at each of the rates, and its rows.
+
+        Not a number where the training diverged; None where it was stopped.
+        """
+        ctx = self._context(model)
+        sweep = SweepLR(self.rates, self.opt_name)
+        record = RecordLoss(sweep, None, None, self.show)
+        held_out_loss = HeldOutLoss(held_out, record)
+        _, reason = self._run(ctx, sweep, record, held_out_loss)
+        if reason != "completed":
+            return None
+        if not held_out_loss.losses:
+            return [math.nan], [1]
+        return held_out_loss.losses, held_out_loss.rows
+
     def _sweep(self, ctx: Context, ensemble: Ensemble | None = None) -> tuple[list[Sweep], str]:
         sweep = SweepLR(self.rates, self.opt_name)
         record = RecordLoss(sweep, self.stop_div, self.valid_data, self.show, ensemble)
-        ctx.callbacks = [*ctx.callbacks, sweep, record]
+        return self._run(ctx, sweep, record)
+
+    def _run(
+        self, ctx: Context, sweep: SweepLR, record: RecordLoss, *more: Callback
+    ) -> tuple[list[Sweep], str]:
+        ctx.callbacks = [*ctx.callbacks, sweep, record, *more]
         is_distributed = self.accelerator.is_distributed
+        if self.is_frozen:
+            ctx.callbacks = [*ctx.callbacks, Frozen()]
+            known = all(type(optimizer) in ELEMENTWISE for optimizer in ctx.optimizers.values())
+            if known and not (self.callbacks or is_distributed or self.spec.backward):
+                ctx.backward = _no_backward
         if is_distributed and ctx.loss_fn is not None:
             ctx.loss_fn = _nan_where_it_raises(ctx.loss_fn)
         self.restart()
@@ -145,6 +213,29 @@ class Runs:
             record.end_with_nan()
         swept = record.swept()
         return swept, "completed" if any(one.stopped == reason for one in swept) else reason
+
+
+@final
+class Frozen(Callback):
+    """Gives every optimizer, varied or not, a learning rate of zero."""
+
+    weight: float = float("-inf")
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        for optimizer in ctx.optimizers.values():
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(0.0)
+                else:
+                    group["lr"] = 0.0
+
+
+def show_nothing(rungs: int) -> None:
+    """The bar is that of the first look."""
+
+
+def _no_backward(loss: torch.Tensor) -> None:
+    """Leaves the optimizers without gradients: their steps do nothing."""
 
 
 def _all_finite(tensors: Iterable[torch.Tensor]) -> bool:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from luzpy.finder.noise import (
+    MIN_DROP_SIGMA,
+    MIN_TREND_SIGMA,
+    Array,
+    average_noise,
+    centred_average,
+    downward_trend,
+    half_window,
+)
 from luzpy.finder.smoothing import exponential_average
 from luzpy.ground.errors import NoSuggestionError
-
-Array = npt.NDArray[np.float64]
 
 MIN_RUNGS = 5
 BETA = 0.9
@@ -18,11 +24,6 @@ BETA = 0.9
 # `benchmarks/suggestion`, where 0.8 to 0.95 and factors of 2 to 3 do about as well.
 DESCENDED = 0.8
 MARGIN = 2.5
-# Of pure noise the average's highest and lowest point are seldom farther apart than this many of
-# its standard deviations, and a trend is seldom stronger than this many of its own: together in 6 %
-# of curves of 100 rungs, while a descent of the noise's own size is seen in 80 %.
-MIN_DROP_SIGMA = 6.0
-MIN_TREND_SIGMA = 2.5
 
 
 def finite_part(lr: Array, loss: Array) -> tuple[Array, Array]:
@@ -87,53 +88,18 @@ def _check_descent(lr: Array, loss: Array) -> None:
             f"The loss has its minimum in the first rungs, at {lr[first]:.2g}, and diverges at "
             "once after it: lower `start_lr`."
         )
-    # The noise of the raw loss before it diverges, from its second differences (a trend drops out),
-    # by their median absolute value, and from it the average's own.
-    raw_noise = float(np.median(np.abs(np.diff(loss[: lowest + 1], 2)))) / (0.6745 * np.sqrt(6.0))
-    weights = window_weights(half_window(loss))
-    noise = raw_noise * float(np.sqrt((weights**2).sum()) / weights.sum())
     scale = float(np.max(np.abs(smoothed[: lowest + 1])))
-    far = drop > max(MIN_DROP_SIGMA * noise, 1e-6 * scale)
-    steady = drop > 1e-6 * scale and _trend(loss[: lowest + 1]) < -MIN_TREND_SIGMA
+    far = drop > max(MIN_DROP_SIGMA * average_noise(loss), 1e-6 * scale)
+    steady = drop > 1e-6 * scale and downward_trend(loss) > MIN_TREND_SIGMA
     if not (far or steady):
         raise NoSuggestionError(
             "The loss never falls by more than its noise: raise `end_lr`, or take larger batches."
         )
 
 
-def _trend(loss: Array) -> float:
-    """Spearman's rank correlation of loss and rung, in its standard deviations without a trend."""
-    ranks = np.argsort(np.argsort(loss))
-    return float(np.corrcoef(ranks, np.arange(len(loss)))[0, 1] * np.sqrt(len(loss) - 1))
-
-
 def running_average(loss: Array) -> Array:
     """The average that plots show; it lags behind the loss by about nine rungs."""
     return np.array(exponential_average(loss, BETA))
-
-
-def centred_average(loss: Array) -> Array:
-    """The average over a twentieth of the curve to either side, weighing less what is farther.
-
-    It does not lag. What rises above the first losses by more than the curve falls below them is
-    cut: an explosion must not leak into the rungs before it.
-    """
-    half = half_window(loss)
-    first = float(np.median(loss[: 2 * half + 1]))
-    capped = np.minimum(loss, first + (first - loss.min()))
-    weights = window_weights(half)
-    sums = np.convolve(capped, weights, mode="same")
-    return sums / np.convolve(np.ones(len(loss)), weights, mode="same")
-
-
-def window_weights(half: int) -> Array:
-    """How much the rungs around one weigh: a triangle."""
-    return 1 - np.abs(np.arange(-half, half + 1)) / (half + 1)
-
-
-def half_window(loss: Array) -> int:
-    """How many rungs to either side are looked at together."""
-    return max(2, len(loss) // 20)
 
 
 def descent(lr: Array, loss: Array) -> float:

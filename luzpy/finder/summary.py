@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from luzpy.finder.curves import Curves, spread, suggested_rates
-from luzpy.finder.suggest import Array, centred_average, finite_part
+from luzpy.finder.noise import Array, centred_average, is_unclear, needs_close_look
+from luzpy.finder.suggest import finite_part
+from luzpy.finder.verdict import Verdict, is_confirmed
 from luzpy.ground.errors import NoSuggestionError
 
 # Below this share of the descent a change of the smoothed loss counts as none.
@@ -19,9 +23,15 @@ FEW_RUNGS = 30
 WIDE = 10
 
 
-def summary(curves: Curves, stopped: str) -> str:
+def summary(curves: Curves, stopped: str, verdict: Verdict | None = None) -> str:
     """How the sweep ended, the suggestion, its range over runs, and what to doubt, in one line."""
     parts = [stopped[:1].upper() + stopped[1:]]
+    doubted = "".join(f" {doubt}." for doubt in doubts(curves, verdict))
+    if is_confirmed(verdict):
+        parts.append(f"suggestion {verdict.lr:.2g}, confirmed")
+        if verdict.high > verdict.low:
+            parts.append(f"{verdict.low:.2g} to {verdict.high:.2g} as good")
+        return "; ".join(parts) + "." + doubted
     try:
         parts.append(f"suggestion {np.median(suggested_rates(curves)):.2g}")
     except NoSuggestionError as err:
@@ -29,7 +39,7 @@ def summary(curves: Curves, stopped: str) -> str:
     low, high = spread(curves)
     if high > low:
         parts.append(f"{low:.2g} to {high:.2g} by 10 to 90 % of the runs")
-    return "; ".join(parts) + "." + "".join(f" {doubt}." for doubt in doubts(curves))
+    return "; ".join(parts) + "." + doubted
 
 
 def is_spread(curves: Curves) -> bool:
@@ -41,14 +51,24 @@ def is_spread(curves: Curves) -> bool:
     return bool(high - low > np.log(WIDE))
 
 
-def doubts(curves: Curves) -> list[str]:
+def doubts(curves: Curves, verdict: Verdict | None = None) -> list[str]:
     """Reasons to look at the curves again, each with what to do about it."""
     found: list[str] = []
+    if verdict is not None and verdict.doubt is not None:
+        found.append(verdict.doubt)
+    if is_confirmed(verdict):
+        return found
     shapes = [_shape(*finite_part(lr, loss)) for lr, loss in curves if len(lr) >= 5]
     if shapes and sum(rose for rose, _ in shapes) <= len(shapes) / 2:
         found.append("The loss never rose: raise end_lr")
     if shapes and sum(flat for _, flat in shapes) <= len(shapes) / 2:
         found.append("The loss falls from the first rung on: lower start_lr")
+    unclear = [is_unclear(finite_part(lr, loss)[1]) for lr, loss in curves if len(lr) >= 5]
+    if sum(unclear) > len(unclear) / 2:
+        found.append(
+            "The loss falls by little more than its noise: raise steps or runs, or take larger "
+            "batches"
+        )
     if curves and max(len(lr) for lr, _ in curves) < FEW_RUNGS:
         found.append(f"Fewer than {FEW_RUNGS} rungs: raise steps")
     if is_spread(curves):
@@ -70,3 +90,12 @@ def _shape(lr: Array, loss: Array) -> tuple[bool, bool]:
     tenth = max(2, len(loss) // 10)
     flat = bool(loss[:tenth].mean() - loss[tenth : 2 * tenth].mean() < STEEP * drop)
     return rose, flat
+
+
+def needs_pairs(losses: Sequence[Sequence[float]]) -> bool:
+    """Whether most of the runs' losses need a closer look, and have the rungs for it."""
+    curves = [np.array(one) for one in losses]
+    if max(map(len, curves)) < FEW_RUNGS:
+        return False
+    noisy = [needs_close_look(finite_part(one, one)[1]) for one in curves]
+    return sum(noisy) > len(noisy) / 2

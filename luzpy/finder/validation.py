@@ -25,15 +25,31 @@ def validation_loss(
 ) -> torch.Tensor | None:
     """The loss of each model on `data`, averaged over samples, with the current weights.
 
+    None if not one row was seen.
+    """
+    seen = validation_losses(ctx, data, callbacks, loss_of)
+    if not seen:
+        return None
+    return torch.stack([loss * rows for loss, rows in seen]).sum(0) / sum(r for _, r in seen)
+
+
+def validation_losses(
+    ctx: Context,
+    data: Data,
+    callbacks: Sequence[HookOwner],
+    loss_of: Callable[[Context], torch.Tensor],
+) -> list[tuple[torch.Tensor, int]]:
+    """The loss of each model in each batch of `data` with the current weights, and its rows.
+
     It is a run of its own on the same model: the training goes on as if it had not been, unless
-    the validation is stopped. None if not one row was seen.
+    the validation is stopped.
     """
     seen: list[tuple[torch.Tensor, int]] = []
 
     def add_batch(validation: Context) -> None:
         loss = loss_of(validation).to(widest_float(validation.device))
         rows = internals(validation).n_rows
-        seen.append((loss * rows, rows))
+        seen.append((loss, rows))
 
     run, reason = internals(ctx), None
     add = Callback.from_functions(weight=float("inf"), on_valid_batch_end=add_batch)
@@ -77,7 +93,4 @@ def validation_loss(
     reason = reason or internals(validation).stop.reason
     if reason is not None:
         ctx.stop(reason)
-    if not seen:
-        return None
-    losses, rows = zip(*seen, strict=True)
-    return torch.stack(losses).sum(0) / sum(rows)
+    return seen

@@ -85,7 +85,8 @@ def test_r_lr_finder_works(capsys):
     records = model.lr_finder(data, verbose=False)
     assert type(records) is luz.LRRecords
     assert isinstance(records, pd.DataFrame)
-    assert records.shape == (100, 2)
+    assert len(records) == 100
+    assert records.columns.tolist()[:2] == ["lr", "loss"]  # and what noise needs, see the noise
     print(records)
     assert "loss" in capsys.readouterr().out
     assert isinstance(luz.plot(records), plotnine.ggplot)
@@ -459,7 +460,7 @@ def pressing(at, hook="on_train_batch_begin"):
 def test_ctrl_c_returns_the_rungs_so_far(at):
     records = find(linear(), 40, callbacks=pressing(at))
     assert records.stopped == "interrupted"
-    whole = find(linear(), 40)
+    whole = find(linear(), 40)[["lr", "loss"]]
     pd.testing.assert_frame_equal(
         pd.DataFrame(records), pd.DataFrame(whole)[: at - 1], check_dtype=False
     )
@@ -616,7 +617,7 @@ def test_reads_of_numbers_do_not_grow_with_the_steps(extra):
             spec(SGD).lr_finder(LONG, steps, **SMALL_BATCHES, **extra, **QUIET)
         return mode.reads
 
-    assert reads(20) == reads(400) < 10
+    assert reads(100) == reads(400) < 10  # of both passes: there is nothing but noise
 
 
 def test_losses_are_fetched_ten_rungs_at_a_time():
@@ -632,7 +633,7 @@ def test_losses_are_fetched_ten_rungs_at_a_time():
     loader = DataLoader(LONG[0], batch_size=8)
     with NoteLists():
         model.lr_finder(loader, 95, **QUIET)
-    assert fetched == [10] * 9 + [5]
+    assert fetched == 2 * ([10] * 9 + [5])  # the second pass: there is nothing but noise
 
 
 def test_reads_of_numbers_do_not_grow_with_the_batches_of_fit():

