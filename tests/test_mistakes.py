@@ -61,7 +61,10 @@ def resumed_with(tmp_path, **changed):
 # What the program does · the error · what the message must hold.
 MISTAKES = {
     # setup
-    "no loss": (lambda: luz.setup(line()), ValueError, ["`loss`", "loss(input, target)"]),
+    "no loss": (
+        lambda: fit(spec=luz.setup(line, None, SGD)),
+        ValueError, ["`loss`", "`setup`", "method of the module"],
+    ),
     "the loss's class": (
         lambda: luz.setup(line, nn.MSELoss, SGD), TypeError, ["`loss`", "MSELoss()"],
     ),
