@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 from functools import cache
 from pathlib import Path
@@ -215,3 +217,189 @@ def most_frequent() -> Data:
     tokens = np.where(kept, favourite, rng.integers(6, size=(4_000, 12)))
     one_hot = np.eye(6, dtype=np.float32)[tokens]
     return _split(one_hot, one_hot.sum(1).argmax(1), 3_000, standardize=False)
+
+
+# ---------------------------------------------------------------- of the tasks drawn anew
+
+
+def _frame(frame: pd.DataFrame, target: str, n_train: int, *, classes: bool = False) -> Data:
+    """Numbers as they are, other columns as dummies; rows with missing values go."""
+    frame = frame.dropna()
+    y = frame[target]
+    x = pd.get_dummies(frame.drop(columns=target)).astype(float)
+    return _split(x, pd.factorize(y)[0] if classes else y.to_numpy(float), n_train)
+
+
+@cache
+def iris() -> Data:
+    return _split(*datasets.load_iris(return_X_y=True), 110)
+
+
+@cache
+def circles() -> Data:
+    return _split(*datasets.make_circles(2_000, noise=0.1, factor=0.5, random_state=1), 1_400)
+
+
+@cache
+def hastie() -> Data:
+    x, y = datasets.make_hastie_10_2(4_000, random_state=1)
+    return _split(x, (y > 0).astype(int), 3_000)
+
+
+@cache
+def quantiles() -> Data:
+    made = datasets.make_gaussian_quantiles(
+        n_samples=3_000, n_features=6, n_classes=3, random_state=1
+    )
+    return _split(*made, 2_000)
+
+
+@cache
+def sparse() -> Data:
+    x, y = datasets.make_sparse_uncorrelated(3_000, n_features=30, random_state=1)
+    return _split(x, y, 2_000)
+
+
+@cache
+def friedman2() -> Data:
+    return _split(*datasets.make_friedman2(3_000, noise=50.0, random_state=1), 2_000)
+
+
+@cache
+def swiss_roll() -> Data:
+    return _split(*datasets.make_swiss_roll(3_000, noise=0.2, random_state=1), 2_000)
+
+
+@cache
+def midwest() -> Data:
+    frame = frames.midwest.drop(columns=["PID", "county", "category"])
+    return _frame(frame, "percbelowpoverty", 320)
+
+
+@cache
+def msleep() -> Data:
+    return _frame(frames.msleep[["vore", "sleep_total", "bodywt", "awake"]], "sleep_total", 48)
+
+
+@cache
+def faithful() -> Data:
+    return _frame(frames.faithful, "waiting", 200)
+
+
+@cache
+def fair() -> Data:
+    """Affairs of 6,366 women, by age, children, religion and happiness."""
+    from statsmodels.datasets import fair as source
+
+    frame = source.load_pandas().data
+    return _frame(
+        frame.assign(affairs=(frame["affairs"] > 0).astype(int)), "affairs", 4_500, classes=True
+    )
+
+
+@cache
+def anes96() -> Data:
+    """The vote of 944 Americans."""
+    from statsmodels.datasets import anes96 as source
+
+    return _frame(source.load_pandas().data, "vote", 700, classes=True)
+
+
+@cache
+def randhie() -> Data:
+    """Visits to the doctor, in the RAND health insurance experiment."""
+    from statsmodels.datasets import randhie as source
+
+    frame = source.load_pandas().data
+    return _frame(frame.assign(mdvis=np.log1p(frame["mdvis"])), "mdvis", 8_000)
+
+
+@cache
+def star98() -> Data:
+    """Pupils above the median in mathematics, by Californian district."""
+    from statsmodels.datasets import star98 as source
+
+    frame = source.load_pandas().data
+    share = frame["NABOVE"] / (frame["NABOVE"] + frame["NBELOW"])
+    return _frame(frame.drop(columns=["NABOVE", "NBELOW"]).assign(share=share), "share", 220)
+
+
+def _windows(series: Any, length: int, n_train: int) -> Data:
+    """`length` values in a row, above their mean; the target is the next one."""
+    values = np.asarray(series, dtype=float)
+    windows = np.lib.stride_tricks.sliding_window_view(values, length + 1)
+    level = windows[:, :length].mean(1, keepdims=True)
+    return _split(
+        (windows[:, :length] - level)[:, :, None], windows[:, length] - level[:, 0], n_train
+    )
+
+
+@cache
+def sunspots() -> Data:
+    from statsmodels.datasets import sunspots as source
+
+    return _windows(source.load_pandas().data["SUNACTIVITY"], 11, 210)
+
+
+@cache
+def co2() -> Data:
+    from statsmodels.datasets import co2 as source
+
+    return _windows(source.load_pandas().data["co2"].interpolate(), 16, 1_700)
+
+
+@cache
+def elnino() -> Data:
+    from statsmodels.datasets import elnino as source
+
+    return _windows(source.load_pandas().data.iloc[:, 1:].to_numpy().ravel(), 12, 520)
+
+
+@cache
+def economics() -> Data:
+    return _windows(np.log(frames.economics["unemploy"]), 12, 400)
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz .,()=_"
+MODULES = ("argparse", "ast", "collections", "datetime", "decimal", "email", "inspect", "logging")
+
+
+@cache
+def _text() -> str:
+    """The sources of eight modules of Python's own."""
+    parts: list[str] = []
+    for name in MODULES:
+        source = inspect.getsource(importlib.import_module(name)).lower()
+        parts.append("".join(c if c in LETTERS else " " for c in source)[:12_000])
+    return "\n".join(parts)
+
+
+def _one_hot(windows: Any) -> Any:
+    return np.eye(len(LETTERS), dtype=np.float32)[windows]
+
+
+@cache
+def next_letter() -> Data:
+    """Sixteen letters of Python's sources; the target is the next one."""
+    codes = np.array([LETTERS.index(c) for c in _text() if c in LETTERS])
+    windows = np.lib.stride_tricks.sliding_window_view(codes, 17)[::7]
+    return _split(_one_hot(windows[:, :16]), windows[:, 16], 6_000, standardize=False)
+
+
+@cache
+def which_module() -> Data:
+    """How often each pair of letters is in a line or three of a module; the target is which."""
+    rows, targets = [], []
+    for target, part in enumerate(_text().split("\n")):
+        codes = np.array([LETTERS.index(c) for c in part if c in LETTERS])
+        for start in range(0, len(codes) - 120, 60):
+            pairs = codes[start : start + 119] * len(LETTERS) + codes[start + 1 : start + 120]
+            rows.append(np.bincount(pairs % 211, minlength=211))
+            targets.append(target)
+    return _split(np.array(rows, dtype=np.float32), np.array(targets), 1_200)
+
+
+@cache
+def fashion_columns() -> Data:
+    images = fashion_rows()
+    return attrs.evolve(images, x=images.x.transpose(1, 2), valid_x=images.valid_x.transpose(1, 2))

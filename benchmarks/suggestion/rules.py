@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
+import luzpy as luz
 from luzpy.finder.noise import Array
 from luzpy.finder.suggest import DEFAULT_METHOD, METHODS, suggest_lr
 from luzpy.ground.errors import NoSuggestionError
@@ -140,13 +141,30 @@ def ignite(lr: Array, loss: Array) -> float:
 
 
 DEFAULT = f"luzpy {DEFAULT_METHOD}"
-RULES: dict[str, Rule] = {
-    **{f"luzpy {method}": partial(suggest_lr, method=method) for method in METHODS},
-    "fastai valley": partial(fastai, fastai_valley),
-    "fastai slide": partial(fastai, fastai_slide),
-    "fastai minimum": partial(fastai, fastai_minimum),
-    "fastai steep": partial(fastai, fastai_steep),
-    "Lightning": lightning,
-    "torch-lr-finder": torch_lr_finder,
-    "ignite": ignite,
+Kept = dict[str, list[float]]
+
+
+def _luzpy(records: Kept, method: str) -> float:
+    return luz.LRRecords(records).suggest(method)
+
+
+def _on_curve(records: Kept, rule: Rule) -> float:
+    return rule(np.array(records["lr"]), np.array(records["loss"]))
+
+
+RULES: dict[str, Callable[[Kept], float]] = {
+    **{f"luzpy {method}": partial(_luzpy, method=method) for method in METHODS},
+    **{
+        name: partial(_on_curve, rule=rule)
+        for name, rule in {
+            f"{DEFAULT}, one look": partial(suggest_lr, method=DEFAULT_METHOD),
+            "fastai valley": partial(fastai, fastai_valley),
+            "fastai slide": partial(fastai, fastai_slide),
+            "fastai minimum": partial(fastai, fastai_minimum),
+            "fastai steep": partial(fastai, fastai_steep),
+            "Lightning": lightning,
+            "torch-lr-finder": torch_lr_finder,
+            "ignite": ignite,
+        }.items()
+    },
 }

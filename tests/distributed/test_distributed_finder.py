@@ -52,6 +52,40 @@ def finder_accumulated():
     return finder(rows(), accelerator=place(accumulate=2), steps=None)
 
 
+@sweep("one two")
+def finder_looks_twice():
+    """A sweep that is too noisy to judge."""
+    return finder(rows(), steps=40, start_lr=1e-6, end_lr=1e-2)
+
+
+@sweep("one two")
+def finder_confirmed():
+    torch.manual_seed(11)
+    records = setup().lr_finder(
+        rows(),
+        40,
+        1e-5,
+        1.0,
+        confirm=2,
+        confirm_steps=6,
+        accelerator=place(),
+        verbose=False,
+        dataloader_options=options(),
+    )
+    trials = records.confirmed
+    kept = {name: torch.tensor(trials[name].tolist()) for name in ("lr", "loss", "seed")}
+    return kept | {"suggested": torch.tensor(records.suggest()), "stopped": records.stopped}
+
+
+def test_a_second_look_and_short_trainings_are_alike_on_all_ranks(ranks):
+    for found in ranks(finder_looks_twice, "one", "two"):
+        assert len(found["initial_loss"]) == 40
+        assert found["initial_loss"][0] == found["loss"][0]
+    for found in ranks(finder_confirmed, "one", "two"):
+        assert len(found["loss"]) >= 8
+        assert found["loss"].isfinite().all()
+
+
 def test_a_rung_is_a_step(ranks):
     """101 rows: eight batches of twelve, four steps of two batches."""
     for swept, rungs in (
