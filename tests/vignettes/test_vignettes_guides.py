@@ -179,7 +179,8 @@ def test_accelerator(executed):
         for title in ("batches of 128", "four batches of 32")
     )
     assert large == accumulated  # losses, rounded to four digits
-    lines = re.findall(r"^(Epoch \d/3 .*|loss: .*|acc: .*|397 predictions)$", text, re.M)
+    kinds = r"Epoch \d/3 .*?|loss: .*|acc: .*|397 predictions"
+    lines = re.findall(rf"^({kinds})(?: \(\d+ms\))?$", text, re.M)
     assert len(lines) == 12  # of one process, then of two: only the first of them prints
     one, two = lines[:6], lines[6:]
     for line, other in zip(one, two, strict=True):
