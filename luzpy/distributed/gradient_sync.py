@@ -12,6 +12,7 @@ from torch import nn
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, internals
 from luzpy.core.modules import trained_parameters, unwrapped
+from luzpy.data.portions import Portions
 from luzpy.distributed.process_group import ProcessGroup
 from luzpy.distributed.sharding import ShardedLoader
 from luzpy.ground.errors import LuzError
@@ -39,8 +40,10 @@ class GradientSync(Callback):
         self._averaged = self._scaled = False
         self._sync: AbstractContextManager[object] | None = None
         self._backward: Callable[[torch.Tensor], object] = ctx.backward
-        assert isinstance(ctx.train_data, ShardedLoader)
-        self._loader = ctx.train_data
+        data = ctx.train_data
+        loader = data.loader if isinstance(data, Portions) else data
+        assert isinstance(loader, ShardedLoader)
+        self._loader = loader
         wrapped = ctx.model.parameters() if self._wrapped else ()
         self._averages_itself = {id(p) for p in wrapped if p.requires_grad}
         ctx.backward = self._weighted_backward

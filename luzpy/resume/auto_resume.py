@@ -14,6 +14,7 @@ from luzpy.core.callback import Callback
 from luzpy.core.context import Context, at_exit, internals
 from luzpy.core.modules import named_parts, unwrapped
 from luzpy.data.batches import draws_as_it_goes
+from luzpy.data.portions import Portions
 from luzpy.files import container
 from luzpy.files.atomic import check_writable, real_path
 from luzpy.files.checkpoint import (
@@ -123,6 +124,11 @@ class AutoResume(Callback):
         self._part_began: Values | None = None
         self._resumes: Values | None = None  # what was saved, until the run is where it was
         self._train_data: Iterable[Batch] | None = None
+        # Of a pass through the data that may outlast an epoch.
+        self._pass_began: Values | None = None
+        self._pass_done = 0
+        self._pass_resumes: Values | None = None  # the state that it began with
+        self._before_pass: Values = {}
         self._checked = False
         self._generators: Values = {}
         self._stateful: Values = {}
@@ -147,7 +153,9 @@ class AutoResume(Callback):
         for name in DATA.values():
             loader = getattr(ctx, name)
             if loader is not None and _is_resumable(ctx) and draws_as_it_goes(loader):
-                setattr(ctx, name, ResumableLoader(loader))
+                _wrap(ctx, name)
+        if isinstance(ctx.train_data, Portions):
+            ctx.train_data.before_pass = self._begin_pass
         at_exit(ctx, self._end)
         self._sigterm.listen(lambda: ctx.stop(TERMINATED))
         # Before any callback's `on_fit_end`: the state is that after the last batch.
@@ -168,6 +176,8 @@ class AutoResume(Callback):
 
     def on_train_batch_end(self, ctx: Context) -> None:
         self._done = ctx.iter
+        if isinstance(ctx.train_data, Portions):
+            self._pass_done = ctx.train_data.done
         every = self.every_n_batches
         if every is not None and ctx.iter % every == 0:
             self._save(ctx)
@@ -215,6 +225,18 @@ class AutoResume(Callback):
         else:
             self._part_began = self._random_state()
 
+    def _begin_pass(self) -> None:
+        """Note the random state from which a pass through the data draws its order."""
+        resumes, self._pass_resumes = self._pass_resumes, None
+        if resumes is None:
+            self._pass_began, self._pass_done = self._random_state(), 0
+        elif self._pass_done:  # the first batches are passed over from the state of then
+            self._before_pass = self._random_state()
+            self._restore_random(resumes)
+
+    def _end_skipping(self) -> None:
+        self._restore_random(self._before_pass)
+
     def _save_in_epoch(self, ctx: Context) -> None:
         """Save a run that is stopped within an epoch, once."""
         between_batches = self._part in ("train", "valid") and not internals(ctx).is_cut_short
@@ -232,6 +254,8 @@ class AutoResume(Callback):
             "batches": self._done,
             "stopped": internals(ctx).stop.reason,
             "began": self._part_began,
+            "pass_began": self._pass_began,
+            "pass_done": self._pass_done,
             "now": states[0],
             "now_of_other_ranks": states[1:],
             "run": run_state(ctx),
@@ -328,17 +352,34 @@ class AutoResume(Callback):
             print(f"Resuming after {_described(content['epoch'], saved)}, from {self.path}")
         if part == "epoch":
             ctx.epoch = content["epoch"]
+            self._go_on_in_pass(ctx, saved)
             restore()
             if saved.get("stopped") == EARLY:  # killed before it could return; all processes know
                 internals(ctx).stop.request(EARLY)
             return
         ctx.epoch, self._resumes = content["epoch"] - 1, saved
         name, label = ("train_data", "data") if part == "train" else ("valid_data", "valid_data")
-        loader = getattr(ctx, name)
-        if not isinstance(loader, ResumableLoader):
-            loader = ResumableLoader(loader)
-        loader.resume_at(saved["batches"], label, restore, lambda: bool(internals(ctx).stop.reason))
-        setattr(ctx, name, loader)
+        self._go_on_in_pass(ctx, saved)
+        done: int = saved["batches"]
+        if part == "train" and isinstance(ctx.train_data, Portions):
+            if done == len(ctx.train_data):  # the batches are passed over in the next epoch
+                ctx.train_data.end_first_epoch(restore)
+                return
+            self._pass_began = self._pass_resumes = saved["pass_began"] or saved["began"]
+            ctx.train_data.go_on(saved["pass_done"], done)
+            done = saved["pass_done"]
+        is_stopped = lambda: bool(internals(ctx).stop.reason)  # noqa: E731
+        _wrap(ctx, name).resume_at(done, label, restore, is_stopped)
+
+    def _go_on_in_pass(self, ctx: Context, saved: Values) -> None:
+        """Let the next epoch of training begin where the last one ended in the data."""
+        if not isinstance(ctx.train_data, Portions) or not saved["pass_done"]:
+            return
+        self._pass_began, self._pass_done = saved["pass_began"], saved["pass_done"]
+        self._pass_resumes = self._pass_began
+        ctx.train_data.go_on(self._pass_done, 0)
+        is_stopped = lambda: bool(internals(ctx).stop.reason)  # noqa: E731
+        _wrap(ctx, "train_data").resume_at(self._pass_done, "data", self._end_skipping, is_stopped)
 
     def _changes(self, content: Values, same_processes: bool) -> list[Difference]:
         """What differs from the run that wrote the file, where the run may go on in spite of it."""
@@ -399,6 +440,19 @@ def _check_workers(ctx: Context) -> None:
                 "workers that outlive an epoch take their random states along, and a run that "
                 "goes on would see other rows."
             )
+
+
+def _wrap(ctx: Context, name: str) -> ResumableLoader:
+    """Put a loader around the run's, which can pass over batches."""
+    outer = getattr(ctx, name)
+    loader = outer.loader if isinstance(outer, Portions) else outer
+    if not isinstance(loader, ResumableLoader):
+        loader = ResumableLoader(loader)
+    if isinstance(outer, Portions):
+        outer.loader = loader
+    else:
+        setattr(ctx, name, loader)
+    return loader
 
 
 def _is_resumable(ctx: Context) -> bool:

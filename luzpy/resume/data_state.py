@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from luzpy.core.context import Context
 from luzpy.data.dataset import Split, length_of
+from luzpy.data.portions import Portions
 from luzpy.ground.errors import LuzError
-from luzpy.ground.types import Values
+from luzpy.ground.types import Batch, Values
 
 DATA = {"training": "train_data", "validation": "valid_data"}
 
@@ -19,8 +21,7 @@ def data_state(ctx: Context) -> Values:
     loaders = {kind: getattr(ctx, name) for kind, name in DATA.items()}
     return {
         "batches": {
-            kind: None if loader is None else length_of(getattr(loader, "loader", loader))
-            for kind, loader in loaders.items()
+            kind: None if loader is None else _count(loader) for kind, loader in loaders.items()
         },
         "rows": {kind: torch.tensor(split.indices) for kind, split in _splits(ctx).items()},
     }
@@ -55,6 +56,11 @@ def restore_data(
         raise LuzError(f"{path} does not fit the run: `valid_data` was another part of the rows.")
     for kind, split in _splits(ctx).items():
         split.indices = state["rows"][kind].tolist()
+
+
+def _count(loader: Iterable[Batch]) -> int | None:
+    inner = loader if isinstance(loader, Portions) else getattr(loader, "loader", loader)
+    return length_of(inner)
 
 
 def _splits(ctx: Context) -> dict[str, Split]:

@@ -26,7 +26,7 @@ from luzpy.data.columns import Columns, columns_of, with_columns
 from luzpy.data.dataset import chosen_rows
 from luzpy.data.loader import Options
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
-from luzpy.ground.arguments import check_seed
+from luzpy.ground.arguments import check_count, check_seed
 from luzpy.ground.nested import to_cpu_copy
 from luzpy.ground.random_state import seeded
 from luzpy.ground.types import Data, Loader, Values
@@ -62,6 +62,7 @@ def fit(
     verbose: bool | None = None,
     *,
     batch_size: int | None = None,
+    batches_per_epoch: int | None = None,
     seed: int | None = None,
     dataloader_options: Options | None = None,
 ) -> R:
@@ -90,6 +91,9 @@ def fit(
         verbose: Whether to print. By default a bar is drawn in a terminal or notebook, and one line
             an epoch is printed elsewhere; False: nothing.
         batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
+        batches_per_epoch: An epoch ends after so many batches, and the next one goes on in the data
+            where it ended: for streams without an end, and to validate early and often. The data
+            are begun again when they are at their end. None: an epoch is one pass.
         seed: Makes the order of the data, dropout, and what else is drawn in the fit repeatable, in
             worker processes too. The global random state of torch, NumPy and Python is left as it
             was. None: that is what is drawn from.
@@ -124,6 +128,7 @@ def fit(
     spec: Spec[R] = model.spec if isinstance(model, Result) else model
     check_spec(spec)
     check_seed(seed, optional=True)
+    check_count("batches_per_epoch", batches_per_epoch, optional=True)
     limits = check_epochs(epochs)
     accelerator = check_accelerator(accelerator)
     chosen_callbacks = with_defaults(FIT_DEFAULTS, callbacks, accelerator)
@@ -148,6 +153,7 @@ def fit(
             callbacks=chosen_callbacks,
             accelerator=accelerator,
             verbose=is_verbose,
+            batches_per_epoch=batches_per_epoch,
         )
         if fitted is not None:
             go_on(ctx, fitted)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from luzpy.core.build import build_model, copied
 from luzpy.core.callback import Callback
 from luzpy.core.closure import ClosureStep
-from luzpy.core.context import Context, Internals, Optimizers
+from luzpy.core.context import Context, Internals, Optimizers, at_exit
 from luzpy.core.fetch import unpack_of
 from luzpy.core.loss import build_loss, loss_internals, loss_parameters
 from luzpy.core.modules import unwrapped
@@ -26,6 +26,7 @@ from luzpy.core.spec import Spec
 from luzpy.data.columns import columns_of, warn_if_not_finite, with_columns
 from luzpy.data.dataset import is_in_memory, split_dataset
 from luzpy.data.loader import Options, eval_loader, resident, train_loader
+from luzpy.data.portions import Portions
 from luzpy.data.unpacking import row_counter
 from luzpy.distributed.accelerator import Accelerator
 from luzpy.ground.arguments import is_number
@@ -143,6 +144,7 @@ def prepare_fit(
     callbacks: list[Callback],
     accelerator: Accelerator,
     verbose: bool,
+    batches_per_epoch: int | None = None,
 ) -> Context:
     """The context of a run that has not begun."""
     device = accelerator.device_of(model)
@@ -154,7 +156,9 @@ def prepare_fit(
     about_loss = loss_internals(spec, model)
     with_closure = _with_closure(model, optimizers, accelerator)
     model = accelerator.prepare_training(model, optimizers, n_losses=len(losses))
-    loader = accelerator.prepare_train_loader(train_data, count=count)
+    own_loader = accelerator.prepare_train_loader(train_data, count=count)
+    portions = None if batches_per_epoch is None else Portions(own_loader, batches_per_epoch)
+    loader = own_loader if portions is None else portions
     ctx = Context(
         verbose=verbose,
         accelerator=accelerator,
@@ -178,6 +182,8 @@ def prepare_fit(
             **about_loss,
         ),
     )
+    if portions is not None:
+        at_exit(ctx, portions.close)
     if spec.backward is not None:
         ctx.backward = spec.backward
     if with_closure:
