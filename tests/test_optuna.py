@@ -33,7 +33,7 @@ def test_trials_are_pruned():
         return fitted.evaluate((X, Y), verbose=False)["loss"]
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=1)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=2)
     study = optuna.create_study(pruner=pruner)
     for lr in (5e-2, 1e-6):  # the second learns nothing
         study.enqueue_trial({"lr": lr})
