@@ -204,7 +204,8 @@ def test_notebook_to_cluster(executed):
 
 
 def test_recipes(executed):
-    pytest.importorskip("transformers")
+    for package in ("transformers", "optuna", "schedulefree"):
+        pytest.importorskip(package)
     text = texts(executed("recipes.md"))
     (accuracy,) = numbers(r"valid +acc +12 +{}$", text)
     assert accuracy > 0.9  # a guess among three kinds: a third
@@ -219,5 +220,14 @@ def test_recipes(executed):
     assert total == pytest.approx(image + kl, abs=2e-6)
     (pair,) = re.findall(r"^\[([\d.]+), ([\d.]+)\]$", text, re.M)
     assert float(pair[1]) < float(pair[0]) / 2
+    (unseen,) = numbers("^LBFGS: {}$", text)
+    assert unseen < 0.05  # of targets whose variance is about 1
+    assert numbers("^schedule-free: {}$", text)[0] < 0.5
+    backbone, bias, rest = map(
+        float, re.findall(r"^\[([\d.]+), ([\d.]+), ([\d.]+)\]$", text, re.M)[0]
+    )
+    assert (backbone, bias, rest) == pytest.approx((0.002, 0.02, 0.02))
+    assert 1 <= numbers("^pruned: {} of 8$", text)[0] < 8
+    assert "2 train_loss valid_loss" in text
     assert "exported, and the same: True" in text
     assert "ONNX: " in text or "ONNX is not installed here" in text
