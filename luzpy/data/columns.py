@@ -34,6 +34,17 @@ def columns_of(data: Data) -> Columns:
     return tuple(names or ()) if known and len(set(names or ())) == len(names or ()) else None
 
 
+def is_columns(value: object) -> bool:
+    """Whether `value` is of the form that `columns_of` gives."""
+    if value is None:
+        return True
+    if isinstance(value, tuple):
+        return all(isinstance(name, str) for name in cast("tuple[object, ...]", value))
+    if is_mapping(value):
+        return all(map(is_columns, value.values()))
+    return isinstance(value, list) and all(map(is_columns, cast("list[object]", value)))
+
+
 def with_columns(data: Data, columns: Columns, name: str) -> Data:
     """`data` with the columns of every frame in the order that they had at fit.
 

@@ -20,6 +20,7 @@ from luzpy.core.build import build_model
 from luzpy.core.optimizer_state import States, is_states
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
+from luzpy.data.columns import is_columns
 from luzpy.files import container
 from luzpy.files.bounds import bounded
 from luzpy.files.state import check_state, load_state
@@ -97,6 +98,11 @@ def _result(
         loss = copy.deepcopy(spec.loss)
         load_state(loss, values["loss"], path)
         spec = attrs.evolve(spec, loss=loss)
+    columns, rows = values.get("columns"), values.get("valid_rows")
+    if not is_columns(columns) or not isinstance(rows, (torch.Tensor, type(None))):
+        raise LuzError(
+            f"{os.fspath(path)} is no fitted model that luzpy wrote: its columns or rows."
+        )
     return kind(
         model=model.eval(),
         records=records,
@@ -107,8 +113,8 @@ def _result(
         # luzpy 0.1.0 did not write the names.
         opt_names=tuple(values.get("opt_names") or loss_names(records) or ("opt",)),
         optimizer_states=_states(values.get("optimizers"), path),
-        valid_rows=values.get("valid_rows"),
-        columns=values.get("columns"),
+        valid_rows=rows,
+        columns=columns,
     )
 
 
