@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
@@ -112,14 +113,23 @@ def warn_if_not_finite(loader: Loader, data: Data, name: str) -> None:
     found = [
         f"`{where}` holds values that are not finite: {counts}."
         for tensor, (where, leaf) in zip(tensors, _leaves(data, name), strict=True)
-        if (counts := _not_finite(tensor, _names(leaf)))
+        if (counts := _not_finite(leaf if isinstance(leaf, torch.Tensor) else tensor, leaf))
     ]
     if found:
         warnings.warn(" ".join(found), UserWarning, stacklevel=4)
 
 
-def _not_finite(tensor: torch.Tensor, names: list[Any] | None) -> str:
-    """How many values of each column are not finite; empty if all of them are."""
+def _not_finite(tensor: torch.Tensor, leaf: Data) -> str:
+    """How many values of each column are not finite; empty if all of them are.
+
+    The user's own data are asked first: what has been moved to a device would be waited for.
+    """
+    if isinstance(leaf, np.ndarray):
+        array = cast(Any, leaf)
+        with np.errstate(all="ignore"):
+            if array.dtype.kind == "f" and bool(np.isfinite(array.sum())):
+                return ""
+    names = _names(leaf)
     if tensor.layout is not torch.strided or not tensor.is_floating_point():
         return ""
     values = tensor.detach()

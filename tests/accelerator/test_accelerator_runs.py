@@ -35,8 +35,10 @@ class OwnStep(nn.Linear):
         self.ctx.loss["opt"] = loss.detach()
 
 
-def fit(accelerator, module=Deep, data=DATA, *, epochs=2, optimizer=torch.optim.SGD, **options):
-    spec = regression(module, optimizer, METRICS, seed=4, lr=0.05)
+def fit(
+    accelerator, module=Deep, data=DATA, *, epochs=2, optimizer=torch.optim.SGD, lr=0.05, **options
+):
+    spec = regression(module, optimizer, METRICS, seed=4, lr=lr)
     return spec.fit(
         data, epochs, valid_data=VALID, accelerator=accelerator, verbose=False, **options
     )
@@ -195,7 +197,7 @@ def test_without_placement_batches_follow_the_model(device):
 
 def test_an_optimizer_that_asks_for_the_loss_again(device):
     def run(accelerator):
-        return fit(accelerator, optimizer=torch.optim.LBFGS)
+        return fit(accelerator, optimizer=torch.optim.LBFGS, lr=1e-3)
 
     try:
         cpu, there = on_both(run)
