@@ -17,7 +17,7 @@ from luzpy.ground.records import get_metrics, restored_epoch
 from luzpy.verbs.display import best_lines, result_lines, stop_line, time_lines
 from luzpy.verbs.evaluate import evaluate
 from luzpy.verbs.fit import fit
-from luzpy.verbs.plot import chosen, plot, plot_history
+from luzpy.verbs.plot import chosen, plot, plot_histories, plot_history
 from luzpy.verbs.predict import predict
 
 if TYPE_CHECKING:
@@ -53,18 +53,19 @@ class FittedModule(Result):
     predict = predict
     save = save
 
-    def plot(self, *, metrics: Sequence[str] | None = None) -> ggplot:
+    def plot(self, *, metrics: Sequence[str] | None = None, log_y: bool = False) -> ggplot:
         """Draw the training history: a panel a metric, a coloured line a set.
 
         Args:
             metrics: Which metrics to draw, in this order; `"lr"` are the learning rates, a line for
                 each optimizer and parameter group. By default all metrics.
+            log_y: Whether the axes of values are logarithmic.
 
         Raises:
-            TypeError: If `metrics` are no names.
+            TypeError: If `metrics` are no names, or `log_y` is neither True nor False.
             ValueError: If there is no such metric, or not one epoch was completed.
         """
-        return plot_history(chosen(self, metrics))
+        return plot_history(chosen(self, metrics), log_y=log_y)
 
     def __repr__(self) -> str:
         lines = [
@@ -107,18 +108,26 @@ def plot_several(
     x: Sequence[object],
     *,
     labels: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    log_y: bool = False,
     beta: float = 0.9,
     log_x: bool = True,
 ) -> ggplot:
-    """Overlay the records of several calls of `lr_finder`; see `plot`."""
+    """Compare several fits, or the records of several calls of `lr_finder`; see `plot`."""
     from luzpy.finder.lr_records import LRRecords  # pandas is imported when it is used
     from luzpy.finder.plot import overlaid
 
-    records: list[LRRecords] = []
-    for item in x:
-        if not isinstance(item, LRRecords):
-            raise TypeError(f"`x` must hold LRRecords, got {type(item).__name__}.")
-        records.append(item)
+    fits = [item for item in x if isinstance(item, FittedModule)]
+    records = [item for item in x if isinstance(item, LRRecords)]
+    if max(len(fits), len(records)) < len(x):
+        kinds = ", ".join(dict.fromkeys(type(item).__name__ for item in x))
+        raise TypeError(f"`x` must hold either LRRecords or FittedModules, got {kinds}.")
+    if fits:
+        if (beta, log_x) != (0.9, True):
+            raise TypeError("`beta` and `log_x` are options of records, `x` holds fits.")
+        return plot_histories(fits, labels=labels, metrics=metrics, log_y=log_y)
+    if metrics is not None or log_y:
+        raise TypeError("`metrics` and `log_y` are options of fits, `x` holds records.")
     return overlaid(records, labels=labels, beta=beta, log_x=log_x)
 
 

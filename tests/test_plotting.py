@@ -1,3 +1,5 @@
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -6,6 +8,7 @@ import torch
 from matplotlib.colors import to_hex
 from models import TwoParts, line, regression
 from plotnine import coord_cartesian, ggplot
+from torch import nn
 
 import luzpy as luz
 from luzpy.verbs.plot import plot_history, whole_breaks
@@ -213,3 +216,63 @@ def test_no_epoch_is_marked_that_was_not_run():
     )
     axes = plot_history(frame).draw().axes[0]
     assert [round(tick) for tick in axes.get_xticks()] == [20, 40, 60, 80, 100]
+
+
+# Several fits ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_fits():
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+    spec = luz.setup(lambda: nn.Linear(3, 1), nn.MSELoss(), torch.optim.SGD, luz.metrics.MAE())
+    data = (x, x.sum(1, keepdim=True))
+    return [
+        spec.set_opt_hparams(lr=lr).fit(data, 3, valid_data=data, verbose=False)
+        for lr in (0.1, 0.01)
+    ]
+
+
+def test_fits_are_compared_by_colour_and_sets_by_dashes(two_fits, tmp_path):
+    figure = luz.plot(two_fits, labels=["fast", "slow"], metrics=["loss"])
+    frame = figure.data
+    assert list(frame["fit"].cat.categories) == ["fast", "slow"]
+    assert set(frame["metric"]) == {"loss"}
+    for label, fitted in zip(["fast", "slow"], two_fits, strict=True):
+        own = fitted.get_metrics().query("metric == 'loss'")
+        assert frame[frame["fit"] == label]["value"].tolist() == own["value"].tolist()
+    figure.save(tmp_path / "fits.png", verbose=False)
+
+
+def test_fits_are_numbered_without_labels(two_fits):
+    assert list(luz.plot(two_fits).data["fit"].cat.categories) == ["1", "2"]
+
+
+def test_the_axis_of_values_may_be_logarithmic(two_fits):
+    built = two_fits[0].plot(metrics=["loss"], log_y=True)
+    ax = built.draw().axes[0]
+    values = two_fits[0].get_metrics().query("metric == 'loss' and set == 'train'")["value"]
+    drawn = sorted(y for line in ax.lines for y in line.get_ydata())
+    assert any(abs(y - math.log10(values.iloc[0])) < 1e-6 for y in drawn)
+    luz.plot(two_fits, log_y=True).draw()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"labels": ["one"]}, "`labels` must be as many as the 2 fits, got 1"),
+        ({"log_y": 1}, "`log_y` must be True or False"),
+        ({"beta": 0.5}, "options of records"),
+        ({"metrics": ["acc"]}, "`metrics` must be some of loss, mae, lr"),
+    ],
+)
+def test_options_of_a_comparison_are_checked(two_fits, options, match):
+    with pytest.raises((TypeError, ValueError), match=match):
+        luz.plot(two_fits, **options)
+
+
+def test_fits_and_records_are_not_mixed(two_fits):
+    records = two_fits[0].spec.lr_finder((torch.zeros(64, 3), torch.zeros(64, 1)), verbose=False)
+    with pytest.raises(TypeError, match="either LRRecords or FittedModules"):
+        luz.plot([two_fits[0], records])
+    with pytest.raises(TypeError, match="options of fits"):
+        luz.plot([records, records], log_y=True)

@@ -8,12 +8,13 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from luzpy.core.result import Result
+from luzpy.ground.arguments import check_flag
 from luzpy.ground.nested import is_sequence
 from luzpy.ground.records import array_rows, get_metrics, rates_frame
 
 if TYPE_CHECKING:
     import pandas as pd
-    from plotnine import ggplot, theme
+    from plotnine import aes, ggplot, theme
 
 
 @singledispatch
@@ -21,6 +22,7 @@ def plot(
     x: object,
     *,
     metrics: Sequence[str] | None = None,
+    log_y: bool = False,
     labels: Sequence[str] | None = None,
     beta: float = 0.9,
     suggest: bool = False,
@@ -29,13 +31,14 @@ def plot(
 ) -> ggplot:
     """Draw a fitted model's training history or a learning rate finder's records.
 
-    Port of R luz's `plot()` methods. `metrics` is an option of a history, the others are
-    those of records.
+    Port of R luz's `plot()` methods. `metrics` and `log_y` are options of a history, `labels` of a
+    list, the others are those of records.
 
     Args:
-        x: A `FittedModule`, `LRRecords`, or a list of `LRRecords` to overlay.
+        x: A `FittedModule`, `LRRecords`, or a list of either to compare.
         metrics: Which metrics to draw, in this order, `"lr"` for the learning rates; by default all
             metrics.
+        log_y: Whether the axes of metrics are logarithmic.
         labels: A name for each of a list; by default their numbers.
         beta: How much of the past the average keeps, in [0, 1).
         suggest: Whether to mark the suggestion; not for a list.
@@ -50,7 +53,7 @@ def plot(
         ValueError: If there is nothing to draw, or an option is out of bounds.
     """
     raise TypeError(
-        f"`x` must be a FittedModule, LRRecords or a list of LRRecords, got {type(x).__name__}."
+        f"`x` must be a FittedModule, LRRecords or a list of either, got {type(x).__name__}."
     )
 
 
@@ -95,25 +98,66 @@ def chosen(x: Result, names: Sequence[str] | None) -> pd.DataFrame:
     return frame.assign(metric=pd.Categorical(frame["metric"], list(dict.fromkeys(names))))
 
 
-def plot_history(metrics: pd.DataFrame) -> ggplot:
+def plot_history(metrics: pd.DataFrame, *, log_y: bool = False) -> ggplot:
     """A panel a metric, a coloured line a set.
 
     Args:
         metrics: Columns set, metric, epoch, value.
+        log_y: Whether the axes of values are logarithmic.
 
     Raises:
         ValueError: If there are no metrics.
     """
     import plotnine as p9
 
-    if metrics.empty:
-        raise ValueError("`x` must have metrics to plot, got none: not one epoch was completed.")
     sets = [name for name in metrics["set"].unique() if name not in COLOURS]
     colours = COLOURS | dict(zip(sets, cycle(MORE_COLOURS), strict=False))
+    p = _panels(metrics, p9.aes("epoch", "value", colour="set"), log_y)
+    return p + p9.scale_colour_manual(colours)
+
+
+def plot_histories(
+    x: Sequence[Result],
+    *,
+    labels: Sequence[str] | None,
+    metrics: Sequence[str] | None,
+    log_y: bool,
+) -> ggplot:
+    """The histories of several fits: a panel a metric, a colour a fit, dashes for validation."""
+    import pandas as pd
+    import plotnine as p9
+
+    names = [str(n) for n in (range(1, len(x) + 1) if labels is None else labels)]
+    if len(names) != len(x):
+        raise ValueError(f"`labels` must be as many as the {len(x)} fits, got {len(names)}.")
+    frames = [
+        chosen(fitted, metrics).assign(fit=name) for fitted, name in zip(x, names, strict=True)
+    ]
+    frame = pd.concat(frames)
+    frame["fit"] = pd.Categorical(frame["fit"], list(dict.fromkeys(names)))
+    sets = list(frame["set"].unique())
+    dashes = {name: "dashed" if name == "valid" else "solid" for name in sets}
+    aes = p9.aes("epoch", "value", colour="fit", linetype="set", group="fit.astype(str) + set")
+    return (
+        _panels(frame, aes, log_y)
+        + p9.scale_colour_brewer(type="qual", palette="Dark2")
+        + p9.scale_linetype_manual(dashes)
+        + p9.labs(linetype="")
+    )
+
+
+def _panels(metrics: pd.DataFrame, aes: aes, log_y: bool) -> ggplot:
+    import plotnine as p9
+
+    check_flag("log_y", log_y)
+    if metrics.empty:
+        raise ValueError("`x` must have metrics to plot, got none: not one epoch was completed.")
     n_panels = metrics["metric"].nunique()
     columns = min(3, n_panels)
     first, last = (float(epoch) for epoch in metrics["epoch"].agg(["min", "max"]))
-    p = p9.ggplot(metrics, p9.aes("epoch", "value", colour="set"))
+    p = p9.ggplot(metrics, aes)
+    if log_y:
+        p += p9.scale_y_log10()
     if first < last:  # plotnine warns of a line through a single point
         p += p9.geom_line(size=0.9)
     return (
@@ -121,7 +165,6 @@ def plot_history(metrics: pd.DataFrame) -> ggplot:
         + p9.geom_point(size=1.8 if metrics["epoch"].nunique() <= MOST_POINTS else 0.3)
         + p9.facet_wrap("metric", scales="free_y", ncol=columns)
         + p9.scale_x_continuous(breaks=whole_breaks((first, last)))  # the axis itself goes beyond
-        + p9.scale_colour_manual(colours)
         + p9.labs(x="Epoch", y="", colour="")
         + luz_theme()
         + p9.theme(

@@ -294,8 +294,18 @@ def test_labels_keep_the_order_given(axes):
     [
         ([], None, ValueError, "`x` must hold at least one"),
         ([single()], ["a", "b"], ValueError, "`labels` must be as many as the 1 records, got 2"),
-        ([single(), 3], None, TypeError, "`x` must hold LRRecords, got int"),
-        ([pd.DataFrame(single())], None, TypeError, "`x` must hold LRRecords, got DataFrame"),
+        (
+            [single(), 3],
+            None,
+            TypeError,
+            "`x` must hold either LRRecords or FittedModules, got LRRecords, int",
+        ),
+        (
+            [pd.DataFrame(single())],
+            None,
+            TypeError,
+            "`x` must hold either LRRecords or FittedModules, got DataFrame",
+        ),
     ],
 )
 def test_a_list_that_cannot_be_drawn_is_an_error(x, labels, error, message):
@@ -397,8 +407,13 @@ def options_of(function):
 
 def test_the_signature_says_the_options():
     assert options_of(luz.LRRecords.plot) == OPTIONS
-    assert options_of(luz.FittedModule.plot) == {"metrics": None}
-    assert options_of(luz.plot) == {**OPTIONS, "labels": None, "metrics": None}
+    assert options_of(luz.FittedModule.plot) == {"metrics": None, "log_y": False}
+    assert options_of(luz.plot) == {
+        **OPTIONS,
+        "labels": None,
+        "metrics": None,
+        "log_y": False,
+    }
 
 
 @pytest.mark.parametrize(
