@@ -37,7 +37,8 @@ data = torch.randn(64, 2), torch.randn(64, 1)
 
 def test_the_default_path_does_not_import_accelerate():
     code = (
-        "fitted = model.fit(data, 1, valid_data=0.5); fitted.evaluate(data); "
+        "fitted = model.fit(data, 1, valid_data=0.5, verbose=False); "
+        "fitted.evaluate(data, verbose=False); "
         "fitted.predict(data[0]); model.lr_finder(data, 5); "
         "print([name for name in sys.modules if name.split('.')[0] == 'accelerate'])"
     )
@@ -48,7 +49,7 @@ def test_without_accelerate_distributed_says_what_to_install_and_all_else_is_as_
     code = (
         "sys.modules['accelerate'] = None; "
         "place = luz.Accelerator(cpu=True, accumulate=2, mixed_precision='bf16'); "
-        "print(model.fit(data, 1, accelerator=place).stopped, flush=True); "
+        "print(model.fit(data, 1, accelerator=place, verbose=False).stopped, flush=True); "
         "luz.Accelerator(distributed=True)"
     )
     status, said = run(FIT + code)
