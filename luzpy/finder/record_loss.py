@@ -158,6 +158,8 @@ class RecordLoss(Callback):
                 raise LuzError("`step` must set `ctx.loss`; the learning rate finder records it.")
             if self.sweep.opt_name in loss:
                 loss = loss[self.sweep.opt_name]
+            elif len(loss) == 1:
+                loss = next(iter(loss.values()))
             else:
                 loss = torch.stack([torch.as_tensor(v).reshape(()) for v in loss.values()]).mean()
         return torch.as_tensor(loss).detach().reshape(1)
