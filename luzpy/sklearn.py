@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from enum import Enum
 from typing import Any, Self, cast, final
 
@@ -21,7 +20,7 @@ from luzpy.core.callback import Callback
 from luzpy.distributed.accelerator import Accelerator
 from luzpy.finder.lr_records import LRRecords
 from luzpy.ground.arguments import check_count, is_number
-from luzpy.ground.random_state import preserved_random_state, seed_all
+from luzpy.ground.random_state import preserved_random_state
 from luzpy.ground.types import Values
 from luzpy.module import LuzModule
 
@@ -108,19 +107,16 @@ class _Estimator(BaseEstimator):
     def fit(self, X: Any, y: Any) -> Self:
         """Train the model, from its own initial weights."""
         model, data = self._prepare(X, y)
-        with ExitStack() as stack:
-            if self.seed is not None:
-                stack.enter_context(preserved_random_state())
-                seed_all(self.seed)
-            self.fitted_ = model.fit(
-                data,
-                self.epochs,
-                self.callbacks,
-                self.valid_data,
-                self.accelerator,
-                self.verbose,
-                dataloader_options=self._options(len(data[0]), self.valid_data or 0),
-            )
+        self.fitted_ = model.fit(
+            data,
+            self.epochs,
+            self.callbacks,
+            self.valid_data,
+            self.accelerator,
+            self.verbose,
+            seed=self.seed,
+            dataloader_options=self._options(len(data[0]), self.valid_data or 0),
+        )
         return self
 
     def lr_finder(self, X: Any, y: Any, **options: Any) -> LRRecords:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import final
 
@@ -368,8 +368,7 @@ class AutoResume(Callback):
             self._pass_began = self._pass_resumes = saved["pass_began"] or saved["began"]
             ctx.train_data.go_on(saved["pass_done"], done)
             done = saved["pass_done"]
-        is_stopped = lambda: bool(internals(ctx).stop.reason)  # noqa: E731
-        _wrap(ctx, name).resume_at(done, label, restore, is_stopped)
+        _skip(ctx, name, done, label, restore)
 
     def _go_on_in_pass(self, ctx: Context, saved: Values) -> None:
         """Let the next epoch of training begin where the last one ended in the data."""
@@ -378,8 +377,7 @@ class AutoResume(Callback):
         self._pass_began, self._pass_done = saved["pass_began"], saved["pass_done"]
         self._pass_resumes = self._pass_began
         ctx.train_data.go_on(self._pass_done, 0)
-        is_stopped = lambda: bool(internals(ctx).stop.reason)  # noqa: E731
-        _wrap(ctx, "train_data").resume_at(self._pass_done, "data", self._end_skipping, is_stopped)
+        _skip(ctx, "train_data", self._pass_done, "data", self._end_skipping)
 
     def _changes(self, content: Values, same_processes: bool) -> list[Difference]:
         """What differs from the run that wrote the file, where the run may go on in spite of it."""
@@ -440,6 +438,11 @@ def _check_workers(ctx: Context) -> None:
                 "workers that outlive an epoch take their random states along, and a run that "
                 "goes on would see other rows."
             )
+
+
+def _skip(ctx: Context, name: str, done: int, label: str, restore: Callable[[], None]) -> None:
+    """Have a loader of the run pass over the batches that are done."""
+    _wrap(ctx, name).resume_at(done, label, restore, lambda: bool(internals(ctx).stop.reason))
 
 
 def _wrap(ctx: Context, name: str) -> ResumableLoader:
