@@ -10,12 +10,12 @@ from pages import EXAMPLES, GUIDES, Card
 
 REFERENCE = {
     "reference": "Every public name.",
-    "what-happens-in-fit": "The loop on one page, with every hook.",
-    "faq": "Questions that come up.",
-    "from-r": "Every name of R's luz, and what it is called here.",
+    "what-happens-in-fit": "The training loop on one page, with every hook.",
+    "faq": "Frequently asked questions.",
+    "from-r": "Every name in R's luz, and its name here.",
     "step-cost": "What a step costs, measured.",
-    "reliability": "Runs that are killed: what is guaranteed, and what is not.",
-    "stability": "What stays as it is between versions.",
+    "reliability": "Killed runs: what is guaranteed on resuming, and what is not.",
+    "stability": "Stability policy: what stays the same between versions.",
     "changelog": "What has changed.",
 }
 

@@ -35,40 +35,40 @@ class Card(NamedTuple):
 
 
 GUIDES = (
-    Card("custom-loop", "Losses, steps and predictions of your own, and several optimizers."),
-    Card("accelerator", "Where a run takes place: CPU, one GPU or several."),
+    Card("custom-loop", "Your own losses, steps and predictions, and several optimizers."),
+    Card("accelerator", "Train on the CPU, one GPU or several."),
     Card("lr-finder", "Find a learning rate in a fraction of one epoch."),
     Card(
         "lr-finder-reliability",
-        "Several initial weights, validation data, batch sizes: what a curve is worth.",
+        "Several initial weights, validation data, batch sizes: how far to trust a curve.",
     ),
-    Card("checkpoints", "Keep the best weights, and go on where a killed run was."),
-    Card("notebook-to-cluster", "One program that grows: found, fitted, killed, shared, saved."),
-    Card("data", "Tensors, arrays, frames, datasets, streams: what `fit` takes."),
-    Card("metrics", "luzpy's, torchmetrics', a function, or a class of your own."),
+    Card("checkpoints", "Keep the best weights, and resume a killed run."),
+    Card(
+        "notebook-to-cluster", "One program that grows: find a rate, fit, resume, distribute, save."
+    ),
+    Card("data", "Tensors, arrays, frames, datasets, streams: what `fit` accepts."),
+    Card("metrics", "Metrics from luzpy or torchmetrics, a function, or your own class."),
     Card("scikit-learn", "A network in pipelines, grids and cross-validation."),
     Card("recipes", "Hugging Face, weights, several inputs, detection, streams, export."),
     Card("from-r-luz", "The same program in R's luz and in luzpy, side by side."),
-    Card("from-other-libraries", "Programs for Lightning, fastai and Keras, moved to luzpy."),
+    Card("from-other-libraries", "Programs for Lightning, fastai and Keras, ported to luzpy."),
 )
 
 EXAMPLES = (
-    Card("mnist-cnn", "A convolutional network that tells ten kinds of images apart.", 0, True),
-    Card(
-        "mnist-autoencoder", "Squeeze images through a few numbers, and draw them again.", -1, True
-    ),
-    Card("text-classification", "Tell which kind a text is of, from its words alone.", -1),
-    Card("dogs-vs-cats", "A network trained on other images, taught a new question.", 0, True),
-    Card("diamonds", "Prices from a data frame with numbers and categories.", 1),
-    Card("time-series", "The next values of a series from those before.", -1),
-    Card("cyclical-rates", "Rates that rise and fall: from the range test to the schedule.", 1),
-    Card("mnist-mixup", "Train on blends of two images and of their labels.", 0, True),
-    Card("mnist-dcgan", "Two networks against each other, until one draws images.", -1, True),
-    Card("mnist-triplet", "Lay images out on a plane so that like lies beside like.", -1),
-    Card("chargpt", "A small GPT that learns to write, letter by letter."),
-    Card("pets-unet", "A mask of the animal in a picture, pixel by pixel.", -1),
-    Card("mnist-cnn-virtual-batch-size", "Steps over more rows than fit into memory at once."),
-    Card("text-generation", "A language model that goes on with a text.", -1),
+    Card("mnist-cnn", "A convolutional network that classifies ten kinds of images.", 0, True),
+    Card("mnist-autoencoder", "Compress images to a few numbers, and reconstruct them.", -1, True),
+    Card("text-classification", "Classify a text by its words alone.", -1),
+    Card("dogs-vs-cats", "Fine-tune a network that was trained on other images.", 0, True),
+    Card("diamonds", "Predict prices from a data frame with numbers and categories.", 1),
+    Card("time-series", "Forecast the next values of a series.", -1),
+    Card("cyclical-rates", "Learning rates that rise and fall: from range test to schedule.", 1),
+    Card("mnist-mixup", "Train on blends of two images and their labels.", 0, True),
+    Card("mnist-dcgan", "Two networks compete until one draws images.", -1, True),
+    Card("mnist-triplet", "Place images on a plane so that similar ones are close.", -1),
+    Card("chargpt", "A small GPT that learns to write, character by character."),
+    Card("pets-unet", "Segment the animal in a picture, pixel by pixel.", -1),
+    Card("mnist-cnn-virtual-batch-size", "Steps over more rows than fit in memory at once."),
+    Card("text-generation", "A language model that continues a text.", -1),
 )
 
 
@@ -120,11 +120,15 @@ def figures(root: Path) -> str:
             f"A small step of `fit`, with bar and metric. fastai: {rows['fastai']}, Lightning: "
             f"{rows['Lightning']}.",
         ),
-        (f"{kills} kills, {lost} lost", "reliability", "Every run ended bit for bit as unbroken."),
+        (
+            f"{kills} kills, {lost} lost",
+            "reliability",
+            "Every run ended bit for bit like an uninterrupted one.",
+        ),
         (
             f"{100 * float(regret):.1f} % from the best rate",
             "vignettes/lr-finder-reliability",
-            "The median suggestion of the learning rate finder, on tasks that it was not tuned on.",
+            "The learning rate finder's median suggestion, on tasks that it was not tuned on.",
         ),
     ]
     boxes = [
@@ -142,8 +146,7 @@ def guides(notebooks: dict[str, nbformat.NotebookNode]) -> str:
     return "\n\n".join(
         [
             "# Guides",
-            "One subject each, and what there is to know about it. [Get started]"
-            "(vignettes/get-started.ipynb) comes first.",
+            "One guide per subject. Read [Get started](vignettes/get-started.ipynb) first.",
             grid([box(card, title(notebooks[card.name])) for card in found]),
             contents(found),
         ]
@@ -166,8 +169,8 @@ def examples(notebooks: dict[str, nbformat.NotebookNode], folder: Path) -> str:
     return "\n\n".join(
         [
             "# Examples",
-            "Whole programs, from the data to the result, that run as they stand in a minute or "
-            "two on a CPU; each says what to change for the full data. Images are drawn by "
+            "Whole programs, from data to result, that run as they are in a minute or two on a "
+            "CPU. Each says what to change for the full data. The images are drawn by "
             "[pictures.py](vignettes/pictures.py).",
             *(f"## {name.capitalize()}\n\n{grid(items)}" for name, items in boxes.items() if items),
             contents(found),
