@@ -1,7 +1,7 @@
 """`python -m benchmarks`: the speed of luzpy.
 
-`python -m benchmarks gpu`: the same and its tests on an accelerator; `python -m benchmarks
-suggest`: how good its suggestions are.
+`python -m benchmarks programs`: that of whole programs; `python -m benchmarks gpu`: speed and tests
+on an accelerator; `python -m benchmarks suggest`: how good luzpy's suggestions are.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import argparse
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("which", nargs="?", choices=("speed", "suggest", "gpu"), default="speed")
+    names = ("speed", "programs", "gpu", "suggest")
+    parser.add_argument("which", nargs="?", choices=names, default="speed")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="those of the benchmark")
     chosen = parser.parse_args()
     # Imported only here: one benchmark does without the packages of the other.
     if chosen.which == "speed":
         from benchmarks.speed import __main__ as benchmark
+    elif chosen.which == "programs":
+        from benchmarks.programs import __main__ as benchmark
     elif chosen.which == "gpu":
         from benchmarks.gpu import __main__ as benchmark
     else:

@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
+EPOCHS = 3
+
 
 def test_accumulation():
     x = torch.randn(48, 4, generator=torch.Generator().manual_seed(0))
@@ -18,7 +20,7 @@ def test_accumulation():
     module = by_hand(model)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     losses = []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         mean = Mean()
         for index, (x, y) in enumerate(data, start=1):
             loss = F.mse_loss(module(x), y)
@@ -29,6 +31,6 @@ def test_accumulation():
                 optimizer.zero_grad()
         losses.append(mean.value)
 
-    fitted = fit(model, data, 3, accelerator=luz.Accelerator(cpu=True, accumulate=2))
+    fitted = fit(model, data, EPOCHS, accelerator=luz.Accelerator(cpu=True, accumulate=2))
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)

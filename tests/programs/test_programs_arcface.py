@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
+EPOCHS = 3
+
 
 class ArcFace(nn.Module):
     def __init__(self):
@@ -30,7 +32,7 @@ def test_arcface():
     module, loss_fn = by_hand(model), ArcFace()
     optimizer = torch.optim.AdamW([*module.parameters(), *loss_fn.parameters()], lr=0.05)
     losses = []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         mean = Mean()
         for images, names in data:
             optimizer.zero_grad()
@@ -40,7 +42,7 @@ def test_arcface():
             mean.add(loss, len(images))
         losses.append(mean.value)
 
-    fitted = fit(model, data, 3)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)
     found = fitted.evaluate((x, y), verbose=False, accelerator=CPU, batch_size=42)["loss"]

@@ -10,6 +10,7 @@ import luzpy as luz
 
 transformers = pytest.importorskip("transformers")
 
+EPOCHS = 2
 CLASS_WEIGHTS = torch.tensor([0.2, 1.0, 3.0])
 
 
@@ -45,7 +46,7 @@ def right(output, labels):
     return (output.logits.argmax(1) == labels).float().mean()
 
 
-@pytest.mark.parametrize("loss", [None, weighted])
+@pytest.mark.parametrize("loss", [None, weighted], ids=["its_loss", "weighted"])
 def test_bert(loss):
     data = DataLoader(list(sentences()), 5, collate_fn=padded)
     model = luz.setup(bert, loss, torch.optim.AdamW, None if loss is None else [right])
@@ -54,7 +55,7 @@ def test_bert(loss):
     module = by_hand(model)
     optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
     losses, accuracies = [], []
-    for _ in range(2):
+    for _ in range(EPOCHS):
         mean, accuracy = Mean(), Mean()
         for batch in data:
             optimizer.zero_grad()
@@ -67,7 +68,7 @@ def test_bert(loss):
         losses.append(mean.value)
         accuracies.append(accuracy.value)
 
-    fitted = fit(model, data, 2)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)
     assert_reported(fitted, [] if loss is None else accuracies, "right")

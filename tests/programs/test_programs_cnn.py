@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
+EPOCHS = 3
+
 
 class Net(nn.Sequential):
     def __init__(self):
@@ -34,7 +36,7 @@ def test_cnn():
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     losses, valid_losses, accuracies = [], [], []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         module.train()
         mean = Mean()
         for x, y in train:
@@ -56,7 +58,7 @@ def test_cnn():
         scheduler.step()
 
     schedule = luz.callbacks.LRScheduler(torch.optim.lr_scheduler.StepLR, 1, gamma=0.5)
-    fitted = fit(model, train, 3, valid_data=valid, callbacks=schedule)
+    fitted = fit(model, train, EPOCHS, valid_data=valid, callbacks=schedule)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)
     assert_reported(fitted, valid_losses, split="valid")

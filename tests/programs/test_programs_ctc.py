@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader
 
 import luzpy as luz
 
+EPOCHS = 3
+
 
 class Recognizer(nn.Module):
     def __init__(self):
@@ -50,7 +52,7 @@ def test_ctc():
     module = by_hand(model)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     losses = []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         mean = Mean()
         for x, y, x_lengths, y_lengths in data:
             optimizer.zero_grad()
@@ -60,6 +62,6 @@ def test_ctc():
             mean.add(loss, len(x_lengths))
         losses.append(mean.value)
 
-    fitted = fit(model, data, 3)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)

@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader
 
 import luzpy as luz
 
+EPOCHS = 3
+
 
 class Detector(nn.Module):
     """As many boxes as an image has bright rows."""
@@ -52,7 +54,7 @@ def test_detection():
     module = by_hand(model)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     losses = []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         mean = Mean()
         for images, targets in data:
             optimizer.zero_grad()
@@ -62,7 +64,7 @@ def test_detection():
             mean.add(value, len(images))
         losses.append(mean.value)
 
-    fitted = fit(model, data, 3)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)
     found = fitted.predict(data, verbose=False, accelerator=CPU)

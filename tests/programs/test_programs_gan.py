@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
+EPOCHS = 2
+
 
 class Gan(nn.Module):
     def __init__(self):
@@ -60,7 +62,7 @@ def check(kind):
     module = by_hand(model)
     optimizers = module.set_optimizers(1e-2)
     means = {"d": [], "g": []}
-    for _ in range(2):
+    for _ in range(EPOCHS):
         epoch = {"d": Mean(), "g": Mean()}
         for index, (real,) in enumerate(data, start=1):
             for name, loss in module.losses(real, index):
@@ -71,7 +73,7 @@ def check(kind):
         for name, mean in epoch.items():
             means[name].append(mean.value)
 
-    fitted = fit(model, data, 2)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     assert_reported(fitted, means["d"], "loss_d")
     assert_reported(fitted, means["g"], "loss_g")

@@ -9,6 +9,7 @@ import luzpy as luz
 
 transformers = pytest.importorskip("transformers")
 
+EPOCHS = 2
 TEXT = "to be or not to be, that is the question: whether it is nobler in the mind to suffer " * 3
 LETTERS = sorted(set(TEXT))
 BLOCK = 12
@@ -45,7 +46,7 @@ def test_gpt():
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up)
     losses = []
-    for _ in range(2):
+    for _ in range(EPOCHS):
         mean = Mean()
         for batch in data:
             optimizer.zero_grad()
@@ -63,7 +64,7 @@ def test_gpt():
             torch.optim.lr_scheduler.LambdaLR, warm_up, call_on="on_train_batch_end"
         ),
     ]
-    fitted = fit(model, data, 2, callbacks=callbacks)
+    fitted = fit(model, data, EPOCHS, callbacks=callbacks)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)
     with torch.no_grad():

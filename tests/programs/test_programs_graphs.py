@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader
 
 import luzpy as luz
 
+EPOCHS = 3
+
 
 @attrs.define
 class Graphs:
@@ -67,7 +69,7 @@ def test_graphs():
     module = by_hand(model)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     losses, accuracies = [], []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         mean, right = Mean(), Mean()
         for batch in data:
             optimizer.zero_grad()
@@ -80,7 +82,7 @@ def test_graphs():
         losses.append(mean.value)
         accuracies.append(right.value)
 
-    fitted = fit(model, data, 3)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)
     assert_reported(fitted, accuracies, "acc")

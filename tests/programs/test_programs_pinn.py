@@ -7,6 +7,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
+EPOCHS = 4
+
 
 def derivative(y, x):
     return torch.autograd.grad(y.sum(), x, create_graph=True)[0]
@@ -38,7 +40,7 @@ def test_pinn():
     module = by_hand(model)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     losses = []
-    for _ in range(4):
+    for _ in range(EPOCHS):
         mean = Mean()
         for (t,) in data:
             optimizer.zero_grad()
@@ -48,6 +50,6 @@ def test_pinn():
             mean.add(loss, len(t))
         losses.append(mean.value)
 
-    fitted = fit(model, data, 4)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
+EPOCHS = 3
 X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
 Y = X.prod(1, keepdim=True)
 
@@ -70,13 +71,13 @@ def check(kind, maker, loss=None, **options):
     optimizer = maker(module.parameters(), **options)
     stepped = getattr(module, "stepped", partial(Lbfgs.stepped, module))
     losses = []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         mean = Mean()
         for x, y in data:
             mean.add(stepped(optimizer, x, y), len(x))
         losses.append(mean.value)
 
-    fitted = fit(model, data, 3)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)
 
@@ -85,6 +86,8 @@ def test_sam():
     check(Sam, torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
-@pytest.mark.parametrize(("kind", "loss"), [(Lbfgs, None), (Regression, nn.MSELoss())])
+@pytest.mark.parametrize(
+    ("kind", "loss"), [(Lbfgs, None), (Regression, nn.MSELoss())], ids=["step", "closure"]
+)
 def test_lbfgs(kind, loss):
     check(kind, torch.optim.LBFGS, loss, lr=0.5, max_iter=4, history_size=5)

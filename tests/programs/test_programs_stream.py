@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import luzpy as luz
 
+EPOCHS = 3
+
 
 class Ratings(IterableDataset):
     def __init__(self, seed):
@@ -36,7 +38,7 @@ def test_stream():
     module = by_hand(model)
     optimizer = torch.optim.Adagrad(module.parameters(), lr=0.5)
     losses, valid_losses = [], []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         mean = Mean()
         for who, y in train:
             optimizer.zero_grad()
@@ -51,7 +53,7 @@ def test_stream():
                 mean.add(F.mse_loss(module(who["film"], who["user"]), y), len(y))
         valid_losses.append(mean.value)
 
-    fitted = fit(model, train, 3, valid_data=valid)
+    fitted = fit(model, train, EPOCHS, valid_data=valid)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)
     assert_reported(fitted, valid_losses, split="valid")

@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
+EPOCHS = 3
+
 
 class Vae(nn.Module):
     def __init__(self):
@@ -36,7 +38,7 @@ def test_vae():
     module = by_hand(model)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     means = {"loss": [], "loss_image": [], "loss_kl": []}
-    for _ in range(3):
+    for _ in range(EPOCHS):
         epoch = {name: Mean() for name in means}
         for x, _ in data:
             optimizer.zero_grad()
@@ -49,7 +51,7 @@ def test_vae():
         for name, mean in epoch.items():
             means[name].append(mean.value)
 
-    fitted = fit(model, data, 3)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     for name, losses in means.items():
         assert_reported(fitted, losses, name)

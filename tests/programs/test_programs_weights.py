@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
+EPOCHS = 3
 X = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
 Y = X.sum(1, keepdim=True)
 WEIGHT = torch.linspace(0.1, 2, 50).unsqueeze(1)
@@ -30,7 +31,7 @@ def test_weights():
     module = by_hand(model)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
     losses = []
-    for _ in range(3):
+    for _ in range(EPOCHS):
         mean = Mean()
         for _, x, y, weight in data:
             optimizer.zero_grad()
@@ -40,7 +41,7 @@ def test_weights():
             mean.add(loss, len(x))
         losses.append(mean.value)
 
-    fitted = fit(model, data, 3)
+    fitted = fit(model, data, EPOCHS)
     assert_same_weights(fitted, module)
     assert_reported(fitted, losses)
     found = fitted.predict(X, verbose=False, accelerator=CPU, batch_size=50)

@@ -1,0 +1,1 @@
+"""What whole programs cost, each beside its plain loop."""
