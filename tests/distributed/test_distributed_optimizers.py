@@ -4,8 +4,8 @@ import pytest
 import torch
 from scenarios import (
     FOLDER,
-    N,
     ROWS,
+    N,
     fit,
     net,
     options,
