@@ -1,4 +1,4 @@
-"""luzpy: fit torch modules without a hand-written loop. A port of R's luz."""
+"""luzpy: train torch modules without a hand-written training loop. A port of R's luz."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

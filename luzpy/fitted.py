@@ -30,7 +30,7 @@ def _spec_of_model(fitted: Result) -> Spec[Result]:
 
 @attrs.frozen(eq=False, repr=False, kw_only=True)
 class FittedModule(Result):
-    """A fitted model and what its training logged.
+    """A fitted model with the records of its training.
 
     Attributes:
         model: The trained `nn.Module`, in eval mode.
@@ -39,10 +39,10 @@ class FittedModule(Result):
         opt_hparams: The optimizer's hyperparameters.
         stopped: How training ended: `"completed"`, `"early stopping"`, `"interrupted"`, or the
             reason given to `ctx.stop`.
-        optimizer_states: What the optimizers have gathered, from which `fit` goes on; None if the
-            file that it was loaded from does not hold it.
-        valid_rows: The numbers of the rows that `valid_data=0.1` chose; None without a fraction.
-        columns: The names of the columns of the frames that it was fitted on, in their order.
+        optimizer_states: The optimizers' states, from which `fit` continues; None if the model was
+            loaded from a file without them.
+        valid_rows: The indices of the rows that `valid_data=0.1` chose; None without a fraction.
+        columns: The column names, in order, of the frames that the model was fitted on.
     """
 
     spec: Any = attrs.field(default=attrs.Factory(_spec_of_model, takes_self=True))
@@ -54,16 +54,16 @@ class FittedModule(Result):
     save = save
 
     def plot(self, *, metrics: Sequence[str] | None = None, log_y: bool = False) -> ggplot:
-        """Draw the training history: a panel a metric, a coloured line a set.
+        """Draw the training history, with a panel per metric and a coloured line per set.
 
         Args:
-            metrics: Which metrics to draw, in this order; `"lr"` are the learning rates, a line for
-                each optimizer and parameter group. By default all metrics.
+            metrics: Which metrics to draw, in this order; `"lr"` draws the learning rates, a line
+                for each optimizer and parameter group. By default all metrics.
             log_y: Whether the axes of values are logarithmic.
 
         Raises:
-            TypeError: If `metrics` are no names, or `log_y` is neither True nor False.
-            ValueError: If there is no such metric, or not one epoch was completed.
+            TypeError: If `metrics` are not names, or `log_y` is neither True nor False.
+            ValueError: If there is no such metric, or no epoch was completed.
         """
         return plot_history(chosen(self, metrics), log_y=log_y)
 
@@ -140,23 +140,23 @@ def load(
 ) -> FittedModule:
     """Load a fitted model. Port of R luz's `luz_load()`.
 
-    The file holds tensors, plain values, and the name of the module's class. No code in it is run,
-    and nothing is imported for it. The class is the one given as `module`, else the class of that
-    name if it is a layer of `torch.nn`, or an `nn.Module` class in a module that this program has
-    imported already. It is called with the hyperparameters that are in the file: whoever wrote
-    the file chooses among all the `nn.Module` classes of the packages that are imported, and their
-    arguments. Some classes do more with an argument than build layers (they read, download or
-    unpickle the file that it names): for a file from elsewhere, give `module`, a class of which
-    you know what it does. A model much larger than the file is not built.
+    The file contains tensors, plain values, and the name of the module's class. Loading it runs no
+    code from it and imports nothing. The class is the one passed as `module`, or else the class of
+    that name if it is a layer of `torch.nn`, or an `nn.Module` class in a module that this program
+    has already imported. It is called with the hyperparameters in the file. So whoever wrote the
+    file chooses among all `nn.Module` classes of the imported packages, and their arguments. Some
+    classes do more with an argument than build layers (they read, download or unpickle the file
+    that it names): for a file from elsewhere, pass a class that you know as `module`. A model much
+    larger than the file is not built.
 
     Args:
         path: What `save` wrote.
-        module: The module's class, a function that makes it, or the module itself; or a
-            `LuzModule`, which also brings the loss, the optimizer and the metrics that `evaluate`
-            and `fit`, to train further, need.
-        trusted: Whether to unpickle a file that holds more than tensors and plain values, to
-            import its class, and to build it whatever its size. It can run any code: use it only
-            for files of your own.
+        module: The module's class, a function that creates it, or the module itself; or a
+            `LuzModule`, which also has the loss, the optimizer and the metrics that `evaluate`
+            needs, and `fit` to train further.
+        trusted: Whether to unpickle a file that contains more than tensors and plain values, to
+            import its class, and to build it whatever its size. This can run any code: use it only
+            for your own files.
         map_location: Where tensors go, as in `torch.load`.
 
     Returns:
@@ -164,10 +164,10 @@ def load(
 
     Raises:
         FileNotFoundError: If there is no file.
-        LuzError: If the file is truncated, altered, foreign, its class is not imported (the
-            message has the lines that load it), or it does not fit the module.
+        LuzError: If the file is truncated, altered or foreign, does not fit the module, or its
+            class is not imported (the message has the lines that load it).
         TypeError: If an argument is of the wrong type.
-        ValueError: If `map_location` is no device.
+        ValueError: If `map_location` is not a device.
     """
     return load_result(
         FittedModule, path, module=module, trusted=trusted, map_location=map_location

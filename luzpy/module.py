@@ -20,7 +20,7 @@ from luzpy.verbs.fit import fit
 
 
 def set_hparams(model: LuzModule, **hparams: object) -> LuzModule:
-    """A new specification with arguments for the module, merged into those set before.
+    """Return a new specification with arguments for the module, merged with earlier ones.
 
     Port of R luz's `set_hparams()`.
 
@@ -32,7 +32,7 @@ def set_hparams(model: LuzModule, **hparams: object) -> LuzModule:
         A new `LuzModule`; `model` stays as it is.
 
     Raises:
-        ValueError: If `module` is an instance, which takes no arguments any more.
+        ValueError: If `module` is an instance, which no longer takes arguments.
     """
     if hparams and isinstance(model.module, nn.Module):
         raise ValueError(
@@ -43,16 +43,16 @@ def set_hparams(model: LuzModule, **hparams: object) -> LuzModule:
 
 
 def set_opt_hparams(model: LuzModule, **opt_hparams: object) -> LuzModule:
-    """A new specification with arguments for the optimizer, merged into those set before.
+    """Return a new specification with arguments for the optimizer, merged with earlier ones.
 
     Port of R luz's `set_opt_hparams()`, which replaces them all.
 
     Args:
         model: What `setup` made.
         **opt_hparams: Arguments of `optimizer`, or of the module's `set_optimizers`. `groups`
-            makes parameter groups for `optimizer`, pattern of names → options: a parameter is in
-            the first group that matches, the rest in a last one. A number is the group's own;
-            `lr_scale` is its share of the `lr` beside it, which the learning rate finder varies.
+            defines parameter groups for `optimizer`, name pattern → options: a parameter is in the
+            first group that matches, the rest in a last one. Numbers apply to the group alone;
+            `lr_scale` multiplies the common `lr`, which the learning rate finder varies.
 
     Returns:
         A new `LuzModule`; `model` stays as it is.
@@ -67,18 +67,18 @@ def set_opt_hparams(model: LuzModule, **opt_hparams: object) -> LuzModule:
 
 
 def set_seed(model: LuzModule, seed: int) -> LuzModule:
-    """A new specification with other initial weights.
+    """Return a new specification with other initial weights.
 
     Args:
         model: What `setup` made.
-        seed: What the weights are drawn from.
+        seed: The seed of the initial weights.
 
     Returns:
-        A new `LuzModule`. A module instance is re-initialised, in a copy, through the
+        A new `LuzModule`. A module instance is copied, and the copy re-initialised with the
         `reset_parameters` of its parts.
 
     Raises:
-        TypeError: If `seed` is not a whole number.
+        TypeError: If `seed` is not an integer.
         ValueError: If it is negative.
     """
     return attrs.evolve(model, seed=seed, reinitialize=True, seed_is_given=True)
@@ -86,21 +86,21 @@ def set_seed(model: LuzModule, seed: int) -> LuzModule:
 
 @attrs.frozen(eq=False, repr=False, kw_only=True)
 class LuzModule(Spec[FittedModule]):
-    """A module with its loss, optimizer and metrics, ready to be fitted. Made by `setup`.
+    """A module with its loss, optimizer and metrics, ready to fit. Returned by `setup`.
 
     It is immutable: `set_hparams`, `set_opt_hparams` and `set_seed` return a new one. Calling it,
     `model(**hparams)`, builds the plain `nn.Module` with the initial weights of every fit.
 
     Attributes:
-        module: The module's class, a function that makes one, or an instance.
+        module: The module's class, a function that creates one, or an instance.
         loss: `loss(input, target)`, if not the module's own.
         optimizer: `optimizer(params, **opt_hparams)`, if not the module's own `set_optimizers`.
-        metrics: What is measured beside the loss.
-        backward: What replaces `loss.backward()`.
-        unpack: What takes a batch apart, if not the module's own.
+        metrics: The metrics computed besides the loss.
+        backward: The function that replaces `loss.backward()`.
+        unpack: The function that unpacks a batch, if not the module's own.
         hparams: Arguments of the module.
         opt_hparams: Arguments of the optimizer.
-        seed: What the initial weights are drawn from.
+        seed: The seed of the initial weights.
     """
 
     set_hparams = set_hparams
@@ -110,7 +110,7 @@ class LuzModule(Spec[FittedModule]):
     lr_finder = lr_finder
 
     def result(self, **fields: Any) -> FittedModule:
-        """What a fit of this specification returns."""
+        """Build the result of a fit of this specification."""
         return FittedModule(**fields)
 
     def __call__(self, **hparams: object) -> nn.Module:
@@ -156,32 +156,33 @@ def setup(
     unpack: Unpack | None = None,
     seed: int | None = None,
 ) -> LuzModule:
-    """Bind a module, a loss, an optimizer and metrics together. Port of R luz's `setup()`.
+    """Combine a module, a loss, an optimizer and metrics. Port of R luz's `setup()`.
 
-    A module may have methods that luzpy uses: `loss(input, target)`; `step()`, one batch of
-    training and validation; `set_optimizers(**opt_hparams)`, one optimizer, a tuple of them that
-    all step on one loss, or a dict name → optimizer, each with a loss of its own;
-    `predict(input)`; `unpack(batch)`. In a run they can read `self.ctx`, the `Context`.
+    A module may define methods that luzpy uses: `loss(input, target)`; `step()`, which processes
+    one batch in training and validation; `set_optimizers(**opt_hparams)`, which returns an
+    optimizer, a tuple of optimizers that all step on one loss, or a dict name → optimizer, each
+    with its own loss; `predict(input)`; `unpack(batch)`. During a run they can read `self.ctx`, the
+    `Context`.
 
     Args:
         module: A class derived from `nn.Module`, any function that returns a module, or an
             instance, which is copied for every run and never changed.
-        loss: `loss(input, target)`, a function or module that returns a scalar tensor, or a dict
-            of them, which are added up, and reported one by one too. Its parameters, if it has any,
-            are trained with the module's. Not needed if the module has a `loss` or a `step`, or if
-            what its `forward` returns has a `.loss`, as models of Hugging Face do when they are
-            given `labels`; metrics and `predict` then get the `.logits`.
-        optimizer: For example `torch.optim.Adam`, or any function of the parameters that returns
-            what has an optimizer's `param_groups`, `step`, `zero_grad`, `state_dict` and
-            `load_state_dict`. Where `step` wants a closure (LBFGS, sharpness-aware ones), luzpy
-            gives it one. Not needed if the module has `set_optimizers`.
+        loss: `loss(input, target)`, a function or module that returns a scalar tensor, or a dict of
+            them, which are summed and also reported individually. If it has parameters, they are
+            trained with the module's. Not needed if the module has a `loss` or a `step`, or if the
+            output of its `forward` has a `.loss`, as with Hugging Face models that get `labels`;
+            metrics and `predict` then get the `.logits`.
+        optimizer: For example `torch.optim.Adam`, or any function of the parameters that returns an
+            object with an optimizer's `param_groups`, `step`, `zero_grad`, `state_dict` and
+            `load_state_dict`. If `step` requires a closure (LBFGS, sharpness-aware optimizers),
+            luzpy provides it. Not needed if the module has `set_optimizers`.
         metrics: A metric, a list of them, a dict name → metric, or a `MetricSet`.
-        backward: `backward(loss)`, in place of `loss.backward()`.
+        backward: `backward(loss)`, called instead of `loss.backward()`.
         unpack: `unpack(batch)` → (input, target), or (input, target, number of rows), for batches
-            of another form than (input, target). Not needed for a mapping whose keys `forward` all
-            names: it is passed by keyword, `labels` or `label` being the target.
-        seed: Draws the initial weights, the same in every run. Itself drawn from torch's global
-            generator, once, if None.
+            that are not (input, target). Not needed for a mapping if `forward` has an argument for
+            each of its keys: it is passed by keyword, with `labels` or `label` as the target.
+        seed: The seed of the initial weights, which are the same in every run. If None, it is drawn
+            once from torch's global generator.
 
     Returns:
         A `LuzModule`, with `fit` and `lr_finder`.

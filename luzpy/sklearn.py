@@ -1,4 +1,4 @@
-"""A specification as an estimator of scikit-learn; `luz.sklearn`, imported when it is used."""
+"""A specification as a scikit-learn estimator; `luz.sklearn`, imported on first use."""
 
 # scikit-learn has no types.
 # pyright: reportMissingTypeStubs=false
@@ -105,7 +105,7 @@ class _Estimator(BaseEstimator):
         return self
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Train the model, from its own initial weights."""
+        """Train the model from its own initial weights."""
         model, data = self._prepare(X, y)
         self.fitted_ = model.fit(
             data,
@@ -120,15 +120,15 @@ class _Estimator(BaseEstimator):
         return self
 
     def lr_finder(self, X: Any, y: Any, **options: Any) -> LRRecords:
-        """Vary the learning rate on the data as `fit` would see them.
+        """Vary the learning rate on the data as `fit` would see it.
 
         Args:
-            X: The features, one row a sample; what a pipeline's earlier steps make of them.
+            X: The features, one row per sample, as transformed by a pipeline's earlier steps.
             y: The targets.
             **options: As in `luz.lr_finder`.
 
         Returns:
-            The records; the estimator stays as it is.
+            The records; the estimator does not change.
         """
         model, data = cast(Self, clone(self))._prepare(X, y)
         options.setdefault("accelerator", self.accelerator)
@@ -189,27 +189,27 @@ class _Estimator(BaseEstimator):
 
 @final
 class Classifier(ClassifierMixin, _Estimator):
-    """A classifier for scikit-learn: pipelines, grids and cross-validation take it as their own.
+    """A scikit-learn classifier, for pipelines, grid search and cross-validation.
 
-    X becomes floats. The classes become 0, 1, ...: int64 for a model that gives a score for each,
-    (N, C); floats in the shape of the output for one that gives one score, (N) or (N, 1).
+    X becomes floats. The classes become 0, 1, ...: int64 for a model with one score per class, (N,
+    C); floats in the shape of the output for a model with a single score, (N) or (N, 1).
 
     Args:
-        model: What `setup` made. Of the module's hparams `luz.sklearn.N_FEATURES` becomes the
-            number of columns of X, and `luz.sklearn.N_OUTPUTS` the number of classes (1 for
-            BCELoss and BCEWithLogitsLoss).
+        model: A specification from `setup`. In the module's hparams, `luz.sklearn.N_FEATURES`
+            becomes the number of columns of X, and `luz.sklearn.N_OUTPUTS` the number of classes (1
+            for BCELoss and BCEWithLogitsLoss).
         epochs: As in `fit`.
-        batch_size: Rows a batch; all of them if there are fewer.
+        batch_size: Rows per batch; all of them if there are fewer.
         valid_data: A fraction in (0, 1) of the rows for validation after every epoch.
-        callbacks: Callbacks beside the defaults.
+        callbacks: Callbacks in addition to the defaults.
         accelerator: Where to train and predict.
         verbose: Whether to print.
         seed: Makes shuffling and dropout repeatable. The initial weights are the model's.
-        proba: From the model's outputs, in float64, to probabilities: of class 1, (N) or (N, 1),
-            or of each class, (N, C). By default the outputs themselves for BCELoss, `torch.exp`
-            for NLLLoss, for any other loss the sigmoid of one score and the softmax of several.
+        proba: Converts the model's outputs, in float64, to probabilities: of class 1, (N) or (N,
+            1), or of each class, (N, C). By default the outputs themselves for BCELoss, `torch.exp`
+            for NLLLoss; for any other loss, the sigmoid of one score or the softmax of several.
 
-    `get_params` and `set_params` reach what `set_hparams` and `set_opt_hparams` set, as
+    `get_params` and `set_params` give access to what `set_hparams` and `set_opt_hparams` set, as
     `hparams__width` and `opt_hparams__lr`.
 
     After `fit`, `fitted_` is luzpy's fitted model, `classes_` are the classes, sorted, and
@@ -297,24 +297,25 @@ class Classifier(ClassifierMixin, _Estimator):
 
 @final
 class Regressor(RegressorMixin, _Estimator):
-    """A regressor for scikit-learn: pipelines, grids and cross-validation take it as their own.
+    """A scikit-learn regressor, for pipelines, grid search and cross-validation.
 
     X and y become floats, y in the shape of the model's output: (N) and (N, 1) are never mixed.
-    `predict` gives float64 in the shape of the y of `fit`. Targets far from the size of 1 are
-    scaled by scikit-learn's `TransformedTargetRegressor`.
+    `predict` returns float64 in the shape of the y passed to `fit`. If targets are far from the
+    scale of 1, use scikit-learn's `TransformedTargetRegressor` to scale them.
 
     Args:
-        model: What `setup` made. Of the module's hparams `luz.sklearn.N_FEATURES` becomes the
-            number of columns of X, and `luz.sklearn.N_OUTPUTS` the number of columns of y.
+        model: A specification from `setup`. In the module's hparams, `luz.sklearn.N_FEATURES`
+            becomes the number of columns of X, and `luz.sklearn.N_OUTPUTS` the number of columns of
+            y.
         epochs: As in `fit`.
-        batch_size: Rows a batch; all of them if there are fewer.
+        batch_size: Rows per batch; all of them if there are fewer.
         valid_data: A fraction in (0, 1) of the rows for validation after every epoch.
-        callbacks: Callbacks beside the defaults.
+        callbacks: Callbacks in addition to the defaults.
         accelerator: Where to train and predict.
         verbose: Whether to print.
         seed: Makes shuffling and dropout repeatable. The initial weights are the model's.
 
-    `get_params` and `set_params` reach what `set_hparams` and `set_opt_hparams` set, as
+    `get_params` and `set_params` give access to what `set_hparams` and `set_opt_hparams` set, as
     `hparams__width` and `opt_hparams__lr`.
 
     After `fit`, `fitted_` is luzpy's fitted model, and `n_features_in_` and `feature_names_in_` are

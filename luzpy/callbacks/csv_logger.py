@@ -25,14 +25,13 @@ class CSVLogger(Callback):
     """Writes the metrics to a CSV file, one row for each epoch and set, as each epoch ends.
 
     The columns are `epoch`, `set` and the metrics of both sets; a metric that a set does not have
-    is left blank. Each epoch is on the disk before the next one begins. A fresh run starts a fresh
-    file; one that is resumed after epoch 1 goes on with the file, of which it replaces only the
-    epochs that it runs again. (R luz overwrites it, and fails when the sets' metrics differ.) Text
-    that a spreadsheet would take for a formula gets a `'` before it.
-    Port of R luz's `luz_callback_csv_logger()`.
+    is left blank. Each epoch is on disk before the next one begins. A new run starts a new file. A
+    run resumed after epoch 1 continues its file, and replaces only the epochs that it repeats. (R
+    luz overwrites it, and fails if the sets' metrics differ.) Text that a spreadsheet would take
+    for a formula is prefixed with `'`. Port of R luz's `luz_callback_csv_logger()`.
 
     Args:
-        path: The file. Its folder is made if need be; `~` is the home folder.
+        path: The file. Its folder is created if necessary; `~` is the home folder.
 
     Raises:
         TypeError: If `path` is not a path.

@@ -15,17 +15,17 @@ from luzpy.nn.mixup import MixedTarget
 class CutMix(Mixing):
     """Pastes a rectangle of another image of the batch into every training image.
 
-    The rectangle is that of `torchvision.transforms.v2.CutMix`, one for each batch. The target
-    becomes `((y1, y2), weight)`, the weight being the area pasted in, which `luz.nn.MixupLoss`
-    understands, and with `auto_loss` any loss. Metrics that need plain targets belong in
-    `MetricSet(valid_metrics=)`.
+    The rectangle is that of `torchvision.transforms.v2.CutMix`, one per batch. The target becomes
+    `((y1, y2), weight)`, where the weight is the share of the pasted area. `luz.nn.MixupLoss`
+    accepts such targets, as does any loss with `auto_loss`. Metrics that need plain targets belong
+    in `MetricSet(valid_metrics=)`.
 
     Args:
         alpha: The parameter of the Beta distribution from which the area is drawn.
         run_valid: Whether validation batches are mixed as well.
-        auto_loss: Whether the run's loss is made one for mixed targets. A module with an attribute
-            `reduction`, or a function with such an argument, is then evaluated item by item; any
-            other loss must give one value for each item.
+        auto_loss: Whether to wrap the run's loss so that it accepts mixed targets. A module with an
+            attribute `reduction`, or a function with such an argument, is then evaluated item by
+            item; any other loss must return one value per item.
 
     Raises:
         TypeError: If an argument is of the wrong type.

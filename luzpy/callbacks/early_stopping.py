@@ -13,25 +13,25 @@ from luzpy.ground.types import Values
 
 @final
 class EarlyStopping(Callback):
-    """Ends training when a monitored quantity has stopped improving.
+    """Ends training when a monitored metric has stopped improving.
 
     It stops after `max(patience, 1)` epochs in a row without improvement, and never before
-    `min_epochs`. Port of R luz's `luz_callback_early_stopping()`, whose patience of 0 stops even
-    while the quantity improves.
+    `min_epochs`. Port of R luz's `luz_callback_early_stopping()`, where a patience of 0 stops even
+    while the metric improves.
 
     Args:
         monitor: `"<set>_<metric>"`, for example `"valid_loss"` or `"train_acc"`.
         min_delta: An improvement must be larger than this.
         patience: How many epochs in a row may pass without improvement.
-        mode: `"min"`, `"max"` or `"zero"` (closer to zero): which way is better. None: the metric's
-            `higher_is_better` says it.
-        baseline: What the first epoch has to improve on, if anything.
-        stopping_threshold: It stops once the quantity is as good as this.
-        divergence_threshold: It stops once the quantity is worse than this.
+        mode: `"min"`, `"max"` or `"zero"` (closer to zero): which direction is better. None: use
+            the metric's `higher_is_better`.
+        baseline: The value that the first epoch has to improve on, if any.
+        stopping_threshold: Stop once the metric is at least this good.
+        divergence_threshold: Stop once the metric is worse than this.
 
     Raises:
         ValueError: If an argument is out of bounds.
-        LuzError: In a run: if there is no such quantity, or nobody knows which way is better.
+        LuzError: In a run: if there is no such metric, or it is unknown which direction is better.
 
     Examples:
         >>> import luzpy as luz

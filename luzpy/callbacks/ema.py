@@ -25,24 +25,24 @@ CUT_SHORT = ("interrupted", "terminated")
 
 @final
 class EMA(Callback):
-    """Averages the weights while they are trained, and takes the average for everything else.
+    """Averages the weights during training, and uses the average for everything else.
 
-    After every step `average = decay * average + (1 - decay) * weights`, by torch's
-    `AveragedModel`. From the end of an epoch's training until the next one begins the model has
-    the average: it is validated, written to files, and the fitted model. Buffers, such as the
-    statistics of batch norm, are those of the trained model. `AutoResume` keeps both.
+    After every step, `average = decay * average + (1 - decay) * weights`, using torch's
+    `AveragedModel`. From the end of an epoch's training until the next one begins, the model has
+    the average: this is what is validated, written to files, and returned. Buffers, such as the
+    batch norm statistics, are those of the trained model. `AutoResume` keeps both.
 
     `EMA(decay=None, update_on="epoch", from_epoch=6, update_bn=True)` is stochastic weight
     averaging: the plain mean of the weights at the end of the epochs from the sixth on.
 
     Args:
-        decay: The weight of what was averaged so far; None for a plain mean.
-        from_epoch: The first epoch, counted from 1, that is averaged. Before, the model is as it
-            is trained.
+        decay: The weight of the average so far; None for a plain mean.
+        from_epoch: The first epoch, counted from 1, that is averaged. Before that, the model has
+            the trained weights.
         update_on: `"batch"`, after each step, or `"epoch"`, at the end of each.
-        update_bn: Whether the statistics of batch norm are computed anew at the end, for the
-            average, in one pass through the training data, as `torch.optim.swa_utils.update_bn`
-            does. Not if the fit was interrupted.
+        update_bn: Whether to recompute the batch norm statistics for the average at the end, in one
+            pass through the training data, as `torch.optim.swa_utils.update_bn` does. Not if the
+            fit was interrupted.
 
     Raises:
         TypeError: If an argument is of the wrong type.

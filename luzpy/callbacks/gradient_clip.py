@@ -15,20 +15,20 @@ from luzpy.ground.arguments import check_number, is_number
 class GradientClip(Callback):
     """Scales the gradients down to a norm of at most `max_norm` before every optimizer step.
 
-    The norm is taken over all parameters of the model that have a gradient. Under `MixedPrecision`
-    the gradients have been unscaled before (R luz clips the scaled ones). A module with a `step` of
-    its own calls `ctx.call("on_train_batch_before_step")` before it steps. Port of R luz's
+    The norm is taken over all parameters of the model that have a gradient. Under `MixedPrecision`,
+    the gradients are unscaled first (R luz clips the scaled ones). A module with its own `step`
+    must call `ctx.call("on_train_batch_before_step")` before it steps. Port of R luz's
     `luz_callback_gradient_clip()`.
 
     Args:
         max_norm: The largest norm.
         norm_type: The p of the p-norm; infinity for the maximum norm.
-        clip_value: In place of the norm, the largest size of each number in the gradients.
+        clip_value: Instead of the norm, the largest absolute value of each gradient element.
 
     Raises:
         TypeError: If an argument is not a number.
-        ValueError: If `max_norm` is negative, `norm_type` or `clip_value` not
-            positive, or both a norm and `clip_value` are given.
+        ValueError: If `max_norm` is negative, `norm_type` or `clip_value` is not positive, or both
+            a norm and `clip_value` are given.
 
     Examples:
         >>> import luzpy as luz

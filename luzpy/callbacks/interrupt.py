@@ -14,11 +14,11 @@ from luzpy.ground.signals import replace_handler, replaceable
 
 @final
 class Interrupt(Callback):
-    """Ends training in an orderly way on Ctrl-C (a default of `fit` and `lr_finder`).
+    """Ends training cleanly on Ctrl-C (a default of `fit` and `lr_finder`).
 
-    The first Ctrl-C lets the current batch finish, so that weights are never left half updated;
-    then `on_interrupt` and `on_fit_end` are called and what has been fitted so far is returned. A
-    second one raises `KeyboardInterrupt` at once. A line on standard error says so, unless
+    On the first Ctrl-C the current batch is finished, so that weights are never left half updated;
+    then `on_interrupt` and `on_fit_end` are called, and the model fitted so far is returned. A
+    second one raises `KeyboardInterrupt` immediately. A line on standard error says so, unless
     `verbose=False`. Port of R luz's `luz_callback_interrupt()`.
     """
 

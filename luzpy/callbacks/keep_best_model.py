@@ -19,19 +19,19 @@ from luzpy.ground.types import Values
 class KeepBestModel(Callback):
     """Ends the fit with the weights of the best epoch instead of the last one.
 
-    Also after early stopping and Ctrl-C. `fitted.best_epoch` is that epoch, and what is printed of
-    the fitted model are its metrics. The weights are kept in memory, on the CPU.
-    Port of R luz's `luz_callback_keep_best_model()`.
+    It also does so after early stopping and Ctrl-C. `fitted.best_epoch` is that epoch, and printing
+    the fitted model shows its metrics. The weights are kept in memory, on the CPU. Port of R luz's
+    `luz_callback_keep_best_model()`.
 
     Args:
-        monitor: The quantity that says which epoch is the best, for example `"valid_loss"`.
-        mode: `"min"`, `"max"` or `"zero"` (closer to zero): which way is better. None: the metric's
-            `higher_is_better` says it.
+        monitor: The metric that determines the best epoch, for example `"valid_loss"`.
+        mode: `"min"`, `"max"` or `"zero"` (closer to zero): which direction is better. None: use
+            the metric's `higher_is_better`.
         min_delta: An improvement must be larger than this.
 
     Raises:
         ValueError: If an argument is out of bounds.
-        LuzError: In a run: if there is no such quantity, or nobody knows which way is better.
+        LuzError: In a run: if there is no such metric, or it is unknown which direction is better.
 
     Examples:
         >>> import luzpy as luz

@@ -13,14 +13,14 @@ from luzpy.ground.records import SETS, epoch_metrics
 
 @final
 class Log(Callback):
-    """Hands the metrics of every epoch to a function, such as that of a tracker.
+    """Passes the metrics of every epoch to a function, such as that of an experiment tracker.
 
-    `fn({"train_loss": 0.4, "valid_loss": 0.5, "valid_acc": 0.9}, 3)` is called once for each epoch
-    that came to its end, in the main process: after `AutoResume` has written the epoch's file, so
-    that a run that was killed and goes on hands nothing over twice.
+    `fn({"train_loss": 0.4, "valid_loss": 0.5, "valid_acc": 0.9}, 3)` is called once for each
+    completed epoch, in the main process. With `AutoResume`, it is called after the epoch's state
+    has been saved, so that a killed and resumed run passes nothing on twice.
 
     Args:
-        fn: A function of the values, by names such as those that a `monitor` has, and the epoch.
+        fn: A function of the values, with names as in `monitor`, and the epoch.
 
     Raises:
         TypeError: If `fn` is not callable.

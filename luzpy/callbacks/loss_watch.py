@@ -19,9 +19,9 @@ ADVICE = (
 
 @final
 class LossWatch(Callback):
-    """Warns once of a training loss that is NaN or infinite (a default of `fit`).
+    """Warns once if the training loss is NaN or infinite (a default of `fit`).
 
-    It looks when an epoch is over, at what was logged: no batch waits for it.
+    It checks the logged loss at the end of an epoch: no batch waits for it.
     """
 
     def on_train_end(self, ctx: Context) -> None:

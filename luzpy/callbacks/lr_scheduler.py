@@ -26,18 +26,19 @@ GO_BY_BATCH = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.Cyc
 class LRScheduler(Callback):
     """Steps one of torch's learning rate schedulers. Port of R luz's `luz_callback_lr_scheduler()`.
 
-    Where a fitted model is trained further, the schedule begins afresh, from the learning rate of
-    the specification.
+    If a fitted model is trained further, the schedule starts from scratch, from the learning rate
+    of the specification.
 
     Args:
-        lr_scheduler: A class from `torch.optim.lr_scheduler`, or any function that makes a
+        lr_scheduler: A class from `torch.optim.lr_scheduler`, or any function that creates a
             scheduler from an optimizer. The learning rates are in `records["lr"]`; see `Metrics`.
-        *args: Its arguments after the optimizer.
-        call_on: The hook at which it steps, such as `"on_train_batch_end"`. None: that one for
-            torch's `OneCycleLR` and `CyclicLR`, which go by batch, else `"on_epoch_end"`.
-        opt_name: Which optimizer, where there are several.
-        monitor: What a scheduler whose `step` wants metrics gets (`ReduceLROnPlateau`): by default
-            the valid loss, else the train loss. Such a scheduler can only step at `"on_epoch_end"`.
+        *args: The scheduler's arguments after the optimizer.
+        call_on: The hook at which it steps, such as `"on_train_batch_end"`. None: that hook for
+            torch's `OneCycleLR` and `CyclicLR`, which step per batch, else `"on_epoch_end"`.
+        opt_name: Which optimizer, if there are several.
+        monitor: The metric passed to a scheduler whose `step` needs one (`ReduceLROnPlateau`): by
+            default the valid loss, else the train loss. Such a scheduler can only step at
+            `"on_epoch_end"`.
         **kwargs: The scheduler's further arguments.
 
     Raises:

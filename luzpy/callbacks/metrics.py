@@ -32,11 +32,11 @@ from luzpy.metrics.values import arrays_in, named_values
 class Metrics(Callback):
     """Accumulates the loss and the metrics, and logs them at the end of every epoch (a default).
 
-    `records["lr"][optimizer][epoch - 1]` are the learning rates, one for each parameter group;
-    where an `LRScheduler` steps by batch, each is the list of those of the epoch's batches.
+    `records["lr"][optimizer][epoch - 1]` are the learning rates, one for each parameter group; if
+    an `LRScheduler` steps per batch, each is a list with the rates of the epoch's batches.
 
-    An epoch that is broken off, by Ctrl-C or `ctx.stop`, is logged too, of the batches that it had.
-    `ctx.metrics` holds the run's own copies of the metrics, the loss first.
+    An epoch cut short by Ctrl-C or `ctx.stop` is logged too, for the batches that it had.
+    `ctx.metrics` has the run's own copies of the metrics, the loss first.
     Port of R luz's `luz_callback_metrics()`.
     """
 

@@ -18,29 +18,29 @@ DTYPES = (torch.float16, torch.bfloat16)
 
 @final
 class MixedPrecision(Callback):
-    """Computes forward passes and losses in half precision, where torch's autocast sees fit.
+    """Computes forward passes and losses in half precision, wherever torch's autocast allows.
 
-    On CUDA in float16, with a `torch.amp.GradScaler`; elsewhere in bfloat16, which needs none.
-    Training, validation and prediction are all under autocast; predictions are returned in
-    float32. Gradients are unscaled before other callbacks see them in `on_train_batch_before_step`
-    (R luz clips the scaled ones), and a step is skipped when one of them is not finite.
-    Port of R luz's `luz_callback_mixed_precision()`.
+    On CUDA it uses float16 with a `torch.amp.GradScaler`; elsewhere bfloat16, which needs none.
+    Training, validation and prediction all run under autocast; predictions are returned in float32.
+    Gradients are unscaled before other callbacks see them in `on_train_batch_before_step` (R luz
+    clips the scaled ones), and a step is skipped if any of them is not finite. Port of R luz's
+    `luz_callback_mixed_precision()`.
 
-    A module with a `step` of its own enters autocast with `with ctx.autocast():` around its
-    forward passes and losses. To have its loss scaled it does what luzpy's own step does: it sets
-    `ctx.loss_grad`, calls `ctx.call("on_train_batch_before_backward")`, then
-    `ctx.backward(ctx.loss_grad)`, `ctx.call("on_train_batch_before_step")` and
-    `ctx.step_opt(optimizer)`. One that steps in a way of its own trains unscaled.
+    A module with its own `step` runs its forward passes and losses under `with ctx.autocast():`. To
+    have its loss scaled, it must do what luzpy's own step does: set `ctx.loss_grad`, call
+    `ctx.call("on_train_batch_before_backward")`, then `ctx.backward(ctx.loss_grad)`,
+    `ctx.call("on_train_batch_before_step")` and `ctx.step_opt(optimizer)`. A step that does not do
+    this trains without scaling.
 
     Args:
         dtype: `torch.float16` or `torch.bfloat16`, whatever the device; if None, that of the
-            accelerator's `mixed_precision`, else as said above.
+            accelerator's `mixed_precision`, else as described above.
         **grad_scaler_options: Arguments of `torch.amp.GradScaler`, such as `init_scale`;
             `enabled` is True for float16 only, unless given.
 
     Raises:
         TypeError: If an option is unknown to the scaler.
-        ValueError: If `dtype` is another one.
+        ValueError: If `dtype` is anything else.
 
     Examples:
         >>> import luzpy as luz

@@ -14,17 +14,17 @@ from luzpy.nn.mixup import MixedTarget, mixup
 class Mixup(Mixing):
     """Blends every training item with another one of its batch. Port of `luz_callback_mixup()`.
 
-    The target becomes `((y1, y2), weight)`, which `luz.nn.MixupLoss` understands, and with
-    `auto_loss` any loss. Targets are class indices or floats. Each item has a weight of its own,
-    drawn from Beta(alpha, alpha) with torch's global generator and folded to `max(w, 1 - w)`, as in
-    R luz. Metrics that need plain targets belong in `MetricSet(valid_metrics=)`.
+    The target becomes `((y1, y2), weight)`, which `luz.nn.MixupLoss` accepts, as does any loss with
+    `auto_loss`. Targets are class indices or floats. Each item has its own weight, drawn from
+    Beta(alpha, alpha) with torch's global generator and folded to `max(w, 1 - w)`, as in R luz.
+    Metrics that need plain targets belong in `MetricSet(valid_metrics=)`.
 
     Args:
         alpha: The parameter of the Beta distribution.
         run_valid: Whether validation batches are mixed as well.
-        auto_loss: Whether the run's loss is made one for mixed targets. A module with an attribute
-            `reduction`, or a function with such an argument, is then evaluated item by item; any
-            other loss must give one value for each item.
+        auto_loss: Whether to wrap the run's loss so that it accepts mixed targets. A module with an
+            attribute `reduction`, or a function with such an argument, is then evaluated item by
+            item; any other loss must return one value per item.
 
     Raises:
         TypeError: If an argument is of the wrong type.

@@ -21,24 +21,24 @@ DEFAULT_NAME = "epoch-{epoch:02d}-{monitor_name}-{monitor:.3f}.pt"
 class ModelCheckpoint(Callback):
     """Writes a checkpoint after every epoch: model, optimizers, callbacks and records.
 
-    Port of R luz's `luz_callback_model_checkpoint()`. Files are written whole or not at all.
-    `load_checkpoint` puts one into a fitted model, `ResumeFromCheckpoint` into a run.
+    Port of R luz's `luz_callback_model_checkpoint()`. Files are written atomically.
+    `load_checkpoint` loads one into a fitted model, `ResumeFromCheckpoint` into a run.
 
     Args:
         path: The file. A path ending in `/` gets the name
             `epoch-{epoch:02d}-{monitor_name}-{monitor:.3f}.pt`. Templates are filled in by
             `str.format` with exactly these fields: `epoch`, `monitor_name`, `monitor`.
-        monitor: The quantity that says which epoch is the best, for example `"valid_loss"`.
+        monitor: The metric that determines the best epoch, for example `"valid_loss"`.
         save_best_only: Whether to write only when it has improved.
-        mode: `"min"`, `"max"` or `"zero"` (closer to zero): which way is better. None: the metric's
-            `higher_is_better` says it.
+        mode: `"min"`, `"max"` or `"zero"` (closer to zero): which direction is better. None: use
+            the metric's `higher_is_better`.
         min_delta: An improvement must be larger than this.
 
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument is out of bounds, or the template has another field.
-        LuzError: In a run: if there is no such quantity, nobody knows which way is better, or the
-            file cannot be written.
+        LuzError: In a run: if there is no such metric, it is unknown which direction is better, or
+            the file cannot be written.
 
     Examples:
         >>> import luzpy as luz

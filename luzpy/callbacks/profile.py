@@ -11,7 +11,8 @@ from luzpy.core.context import Context
 
 @final
 class Profile(Callback):
-    """Logs seconds in `records["profile"]`: `fit`, and per epoch `epoch`, `train`, `valid`.
+    """Logs times in seconds in `records["profile"]`: `fit`, and per epoch `epoch`, `train`,
+    `valid`.
 
     A default of `fit` and `evaluate`. Port of R luz's `luz_callback_profile()`.
     """

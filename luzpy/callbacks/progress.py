@@ -25,11 +25,11 @@ LIVE_SHARE = 0.02
 class Progress(Callback):
     """Prints the epochs and their metrics, and draws a bar (a default).
 
-    In a terminal and in a notebook: `Epoch 1/10`, a bar with the time left and the metrics so
-    far, then `Train metrics: Loss: 0.31 - Acc: 0.9` and `Valid metrics: ...`, with the time that
-    the epoch took. Where standard output is neither, one line an epoch. At the end the total time.
-    With `verbose=False` nothing at all. What you print yourself appears above the bar.
-    Port of R luz's `luz_callback_progress()`.
+    In a terminal or notebook: `Epoch 1/10`, a bar with the time left and the metrics so far, then
+    `Train metrics: Loss: 0.31 - Acc: 0.9` and `Valid metrics: ...`, with the time that the epoch
+    took. If standard output is neither, one line per epoch. At the end, the total time. With
+    `verbose=False`, nothing at all. Your own prints appear above the bar. Port of R luz's
+    `luz_callback_progress()`.
     """
 
     def __init__(self) -> None:

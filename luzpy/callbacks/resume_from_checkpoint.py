@@ -19,21 +19,21 @@ from luzpy.ground.types import Values
 
 @final
 class ResumeFromCheckpoint(Callback):
-    """Starts a run from what a checkpoint holds, for fine-tuning.
+    """Starts a run from a checkpoint, for fine-tuning.
 
-    Port of R luz's `luz_callback_resume_from_checkpoint()`. Epochs are counted from 1 again,
-    unless the records are restored: then they go on from the checkpoint's. A `valid_data=0.1` is
-    drawn anew, and may hold out rows that the checkpoint's run was trained on: give the rows to
-    hold out as data, or use `AutoResume`, which keeps them.
+    Port of R luz's `luz_callback_resume_from_checkpoint()`. Epochs count from 1 again, unless the
+    records are restored: then they continue from the checkpoint's. `valid_data=0.1` draws new rows,
+    and may hold out rows that the checkpoint's run was trained on: pass the rows to hold out as
+    data, or use `AutoResume`, which keeps them.
 
     Args:
-        path: What `ModelCheckpoint` wrote, or a folder: its newest checkpoint by epoch, and of
-            several runs the newest run's, with a warning. Where nothing is there, there is a
-            warning and the run starts afresh.
-        restore_model_state: Whether to take the weights.
-        restore_records: Whether to take the records.
-        restore_optimizer_state: Whether to take the optimizers' state.
-        restore_callbacks_state: Whether to take the callbacks' state.
+        path: A file that `ModelCheckpoint` wrote, or a folder: then the checkpoint of the latest
+            epoch is used; of several runs that of the newest one, with a warning. If nothing is
+            there, it warns and the run starts from scratch.
+        restore_model_state: Whether to restore the weights.
+        restore_records: Whether to restore the records.
+        restore_optimizer_state: Whether to restore the optimizers' state.
+        restore_callbacks_state: Whether to restore the callbacks' state.
 
     Raises:
         TypeError: If an argument is of the wrong type.

@@ -20,11 +20,11 @@ LOOK_EVERY = 10
 class StopOnNaN(Callback):
     """Ends the run when a training loss is NaN or infinite; `fitted.stopped` is `"not finite"`.
 
-    On a CPU the run ends after the batch whose loss it is. An accelerator is not waited for: its
-    answer is looked at when it has arrived, as a rule a batch or two later (on devices with one
-    stream only, such as MPS, every 10 batches), and at the end of the epoch. The weights are those
-    after the last batch; `KeepBestModel` puts back those of the best epoch. Validation is not
-    watched, and a step that `MixedPrecision` skips is not a loss that is not finite.
+    On a CPU, the run ends after the batch with that loss. It does not wait for an accelerator: the
+    answer is checked once it has arrived, usually a batch or two later (on devices with a single
+    stream, such as MPS, every 10 batches), and at the end of the epoch. The weights are those after
+    the last batch; `KeepBestModel` restores those of the best epoch. Validation is not watched, and
+    a step skipped by `MixedPrecision` does not count as a loss that is not finite.
 
     Examples:
         >>> import luzpy as luz

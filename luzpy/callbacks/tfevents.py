@@ -26,10 +26,10 @@ LARGEST = 1e19
 class TFEvents(Callback):
     """Logs the metrics of every epoch, and histograms of the weights, for TensorBoard.
 
-    As in R luz the sets are runs of their own, which TensorBoard draws into one plot: the folders
+    As in R luz, each set is a separate TensorBoard run, drawn into the same plot: the folders
     `train` and `valid` of `logdir`, with the metrics' names as tags, and `weights` with those of
-    the parameters. The step is the epoch. A run that is resumed replaces the epochs that it runs
-    again. Needs `pip install luzpy[tensorboard]`. Port of R luz's `luz_callback_tfevents()`.
+    the parameters. The step is the epoch. A resumed run replaces the epochs that it repeats. Needs
+    `pip install luzpy[tensorboard]`. Port of R luz's `luz_callback_tfevents()`.
 
     Args:
         logdir: The folder, as in `tensorboard --logdir=logs`.

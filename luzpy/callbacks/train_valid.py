@@ -13,8 +13,8 @@ from luzpy.core.optimizers import set_modes
 class TrainValid(Callback):
     """Puts the model in train mode for training and in eval mode for validation (a default).
 
-    So it does with optimizers that have modes, the schedule-free ones: the weights at the end of an
-    epoch, in validation and in files, and those of the fitted model are the ones for evaluation.
+    It does the same for optimizers that have modes, the schedule-free ones: the weights at the end
+    of an epoch, in validation, in files and in the fitted model are the evaluation weights.
     """
 
     def on_train_begin(self, ctx: Context) -> None:

@@ -17,12 +17,13 @@ _DDP: Any = nn.parallel.DistributedDataParallel
 
 @final
 class Unfreeze(Callback):
-    """Keeps parameters as they are until an epoch, from which on they are trained.
+    """Keeps parameters frozen until a given epoch, and trains them from then on.
 
-    They have no gradients before, so that no optimizer moves them. Statistics of batch norm are no
-    parameters, and go on. What is to be unfrozen must be in an optimizer from the start; its rate
-    may be another one, by `set_opt_hparams(groups={"backbone.*": {"lr_scale": 0.1}})`. With
-    `AutoResume` a run that was killed before, or after, ends bit for bit as one that was not.
+    Until then they have no gradients, so no optimizer changes them. Batch norm statistics are not
+    parameters, and keep changing. The parameters must be in an optimizer from the start; to give
+    them a different learning rate, use `set_opt_hparams(groups={"backbone.*": {"lr_scale": 0.1}})`.
+    With `AutoResume`, a run killed before or after that epoch ends bit for bit like an
+    uninterrupted one.
 
     Args:
         pattern: Which parameters, by their names in `model.named_parameters()`: `"backbone.*"`.
@@ -31,7 +32,7 @@ class Unfreeze(Callback):
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If `at_epoch` is not positive; in a run, if nothing matches, or no optimizer has
-            what does.
+            the matching parameters.
 
     Examples:
         >>> import luzpy as luz

@@ -13,8 +13,8 @@ from luzpy.ground.nested import is_sequence
 class Callback:
     """Something that runs at chosen points of `fit`, `evaluate`, `predict` and `lr_finder`.
 
-    Subclass it and write the hooks you need, each taking the run's `Context`. Only these cost
-    anything. Port of R luz's `luz_callback()`.
+    Subclass it and define the hooks you need, each of which takes the run's `Context`. Other hooks
+    cost nothing. Port of R luz's `luz_callback()`.
 
     The order of the hooks::
 
@@ -43,18 +43,17 @@ class Callback:
           on_predict_batch_end
         on_predict_end
 
-    Hooks run without gradients. Callbacks run in the order of their `weight`; those of equal
-    weight in the order given, after luzpy's own. One instance may serve several runs: begin
-    afresh in `on_fit_begin`.
+    Hooks run with gradients disabled. Callbacks run in order of their `weight`; callbacks of equal
+    weight run in the order given, after luzpy's own. One instance may be used in several runs:
+    reset its state in `on_fit_begin`.
 
-    A callback with a method `state_dict`, and `load_state_dict(state)` to take it back, is kept in
-    checkpoints.
+    Checkpoints save the state of callbacks that define `state_dict` and `load_state_dict(state)`.
 
     Attributes:
-        weight: Where the callback stands among the others; `float("inf")` is last.
-        runs_last: Whether it comes after all others, whatever their weight.
-        every_gradient: Whether its `on_train_batch_before_step` changes gradients, and is called
-            again for those that an optimizer such as LBFGS computes within its step.
+        weight: The callback's place among the others; `float("inf")` is last.
+        runs_last: Whether it runs after all others, whatever their weight.
+        every_gradient: Whether its `on_train_batch_before_step` changes gradients. If so, it is
+            also called for those that an optimizer such as LBFGS computes within its step.
 
     Examples:
         >>> import luzpy as luz
@@ -158,7 +157,7 @@ class Callback:
         """Make a callback from functions, without a class.
 
         Args:
-            weight: Where it stands among the other callbacks.
+            weight: Its place among the other callbacks.
             **hooks: Hook name → function of the `Context`.
 
         Returns:

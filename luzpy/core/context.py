@@ -124,9 +124,9 @@ def _step_opt(opt: torch.optim.Optimizer) -> None:
 
 @attrs.define(slots=True, eq=False, repr=False, kw_only=True)
 class Context:
-    """The state of one run, handed to every hook and, during the run, bound as `self.ctx`.
+    """The state of one run, passed to every hook and, during the run, bound to the module's `ctx`.
 
-    Fields have R luz's names. `epoch` and `iter` count from 1; before the first they are 0.
+    Fields have R luz's names. `epoch` and `iter` count from 1; they are 0 before the first.
 
     Attributes:
         verbose: Whether the run prints.
@@ -143,7 +143,7 @@ class Context:
         iter: The current batch within the epoch's training or validation.
         training: Whether the run is in its training part.
         batch: The current batch, on the device.
-        pred: The model's output for it.
+        pred: The model's output for the batch.
         loss_fn: `loss_fn(pred, target)`.
         loss: Optimizer name → detached loss (a custom step may set a plain tensor).
         loss_grad: The loss with its graph, in a training step.
@@ -153,7 +153,7 @@ class Context:
         records: What the run has logged, as plain dicts and lists.
         hparams: The module's hyperparameters.
         opt_hparams: The optimizer's hyperparameters.
-        buffers: A dict in which callbacks may leave things for one another.
+        buffers: A dict in which callbacks can share values.
     """
 
     verbose: bool
@@ -203,7 +203,7 @@ class Context:
 
     @property
     def opt(self) -> torch.optim.Optimizer:
-        """The optimizer at hand: the only one, or in a step the one whose step it is."""
+        """The current optimizer: the only one, or within luzpy's step the one whose step it is."""
         name = self.opt_name
         if name not in self.optimizers:
             raise AttributeError(f"There is no optimizer {name!r} here: `ctx.optimizers` is empty.")
@@ -223,7 +223,7 @@ class Context:
 
     @property
     def input(self) -> Batch:
-        """What the model is given: the first part of the batch, or what `unpack` says.
+        """The model's input: the first part of the batch, or what `unpack` returns.
 
         It is the batch itself, if it has no parts.
         """
@@ -242,7 +242,7 @@ class Context:
 
     @property
     def target(self) -> Batch:
-        """The second part of the batch, or what `unpack` says; None if there is none."""
+        """The second part of the batch, or what `unpack` returns; None if there is none."""
         batch, unpacking = self.batch, self._internals.unpacking
         if unpacking is not None:
             return unpacking.of(batch).target
@@ -257,20 +257,20 @@ class Context:
             unpacking.of(self.batch).target = value
 
     def autocast(self) -> AbstractContextManager[object]:
-        """What a custom step enters around its forward passes and losses.
+        """The context manager for the forward passes and losses of a custom step.
 
         Under `MixedPrecision` it is torch's autocast, else nothing.
         """
         return self._internals.autocast
 
     def stop(self, reason: str) -> None:
-        """End the run after the batch or the epoch at hand.
+        """End the run after the current batch or epoch.
 
-        Every callback still has its hook; then `on_fit_end` is called, and `fitted.stopped` is the
+        Every callback still gets its hook. Then `on_fit_end` is called, and `fitted.stopped` is the
         reason. If several reasons are given, the first one counts.
 
         Args:
-            reason: What `fitted.stopped` says.
+            reason: The value of `fitted.stopped`.
 
         Raises:
             TypeError: If it is not a string.
@@ -283,7 +283,7 @@ class Context:
         self._internals.requested.request(reason)
 
     def call(self, hook: str) -> None:
-        """Call one hook of every callback, in order and without gradients.
+        """Call one hook of every callback, in order and with gradients disabled.
 
         Raises:
             ValueError: If there is no such hook.
@@ -312,7 +312,7 @@ class Context:
         append(self.records, what, set, value)
 
     def log_metric(self, name: str, value: float) -> None:
-        """Keep `value` as this epoch's metric `name`, of the training or the validation set."""
+        """Log `value` as this epoch's metric `name`, of the training or the validation set."""
         set_metric(
             self.records, "train" if self.training else "valid", max(self.epoch, 1), name, value
         )
@@ -322,7 +322,7 @@ class Context:
         return epoch_metrics(self.records, set, epoch).get(name)
 
     def get_metrics_df(self) -> pd.DataFrame:
-        """All metrics so far: columns set, metric, epoch, value."""
+        """Return all metrics so far, as a frame with columns set, metric, epoch, value."""
         return metrics_frame(self.records)
 
 

@@ -1,4 +1,4 @@
-"""From what users have (tensors, arrays, frames) to a torch `Dataset`."""
+"""From users' data (tensors, arrays, frames) to a torch `Dataset`."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def _has_rows(obj: object) -> bool:
 
 
 def as_dataset(x: Data, *, name: str = "data") -> Rows:
-    """Make a torch dataset of in-memory data; a dataset passes through.
+    """Make a torch dataset from in-memory data; a dataset is returned as it is.
 
-    A torch tensor is used as it is, without a copy, whatever its dtype. Of arrays, frames and
+    A torch tensor is used as it is, without a copy, whatever its dtype. In arrays, frames and
     series, floats become the default float dtype and integers int64; booleans and complex numbers
     stay. Port of R luz's `as_dataset()`.
 
@@ -59,15 +59,15 @@ def as_dataset(x: Data, *, name: str = "data") -> Rows:
         x: A `Dataset`, or anything else with `__len__` and `__getitem__`; a tensor or a NumPy
             array, rows first; a pandas or polars frame (one row per row) or series; or a tuple,
             list or dict of these, (input, target) in this order.
-        name: What error messages call it.
+        name: The argument's name in error messages.
 
     Returns:
-        A `TensorDataset` for one array or a flat tuple of them; for dicts and nested tuples a
+        A `TensorDataset` for one array or a flat tuple of them; for dicts and nested tuples, a
         dataset whose items have the same structure.
 
     Raises:
-        TypeError: If `x` is of another type, or holds text, objects or dates: the columns are
-            named.
+        TypeError: If `x` is of another type, or contains text, objects or dates; the message names
+            the columns.
         ValueError: If there are no rows, or the parts differ in their number of rows.
 
     Examples:

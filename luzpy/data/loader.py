@@ -20,7 +20,7 @@ _SAMPLING = ("sampler", "batch_sampler", "shuffle", "drop_last")
 
 
 def as_dataloader(x: Data, **options: Any) -> Loader:
-    """Make a `DataLoader` of a dataset or of in-memory data; a DataLoader passes through.
+    """Make a `DataLoader` for a dataset or in-memory data; a DataLoader is returned as it is.
 
     Port of R luz's `as_dataloader()`; `batch_size` is 32 unless given.
 
@@ -32,7 +32,7 @@ def as_dataloader(x: Data, **options: Any) -> Loader:
         A `DataLoader`.
 
     Raises:
-        ValueError: If options come with a ready DataLoader, or there are no rows.
+        ValueError: If options are passed with a DataLoader, or there are no rows.
         TypeError: If `x` or an option is of a type that cannot be used.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Where a run takes place: a device for each process, and what a run needs to be there."""
+"""Where a run takes place: a device for each process, and what a run needs there."""
 
 from __future__ import annotations
 
@@ -42,35 +42,34 @@ PRECISIONS = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Accelerator:
-    """Where a run takes place: the accelerator that torch sees, else the CPU.
+    """Where a run takes place: on the device that torch finds, or else the CPU.
 
-    CUDA, ROCm, Apple's MPS, Intel's XPU or another one: whatever `torch.accelerator` knows.
-
-    Port of R luz's `accelerator()`. Several processes, each with a device of its own, train one
-    model together when `torchrun` or `accelerate launch` has started them: by Hugging Face
-    Accelerate, on `DistributedDataParallel`. Wherever luzpy takes an `Accelerator`, it takes an
+    CUDA, ROCm, Apple's MPS, Intel's XPU or another one: anything that `torch.accelerator` supports.
+    Port of R luz's `accelerator()`. Several processes, each with its own device, train one model
+    together if `torchrun` or `accelerate launch` has started them, through Hugging Face Accelerate
+    and `DistributedDataParallel`. Wherever luzpy takes an `Accelerator`, it takes an
     `accelerate.Accelerator` as well.
 
     Args:
-        device_placement: Whether the model is moved to the device. With `False` it stays where
-            the user put it, and batches are moved to where its first parameter lies.
-        cpu: `True` to stay on the CPU whatever else is there.
+        device_placement: Whether the model is moved to the device. With `False` it stays where the
+            user put it, and batches are moved to the device of its first parameter.
+        cpu: `True` to use the CPU whatever else is available.
         cuda_index: Which CUDA device, counted from 0; the current one if `None`.
         device: Which device, as torch names it, such as `"xpu:1"`.
-        distributed: `True` to train together with the other processes that were launched; where
-            there are none, nothing changes. `False` to train alone though there are others.
-        mixed_precision: `"fp16"` or `"bf16"`: as the callback `MixedPrecision` of that dtype.
-        accumulate: How many batches in a row make one optimizer step. `batch_size` is that of one
-            batch in one process: a step sees `accumulate` times as many rows, times the number of
-            processes. The batches left at the end of an epoch make a step too.
+        distributed: `True` to train together with the other processes that were launched; if there
+            are none, nothing changes. `False` to train alone even if there are others.
+        mixed_precision: `"fp16"` or `"bf16"`: like the callback `MixedPrecision` with that dtype.
+        accumulate: How many consecutive batches make one optimizer step. `batch_size` is per batch
+            and process: a step sees `accumulate` times as many rows, times the number of processes.
+            The batches left over at the end of an epoch make a step too.
 
     Attributes:
         is_main: Whether this is the process that prints and writes.
 
     Raises:
-        TypeError: If `cuda_index` or `accumulate` is not a whole number.
-        ValueError: If an argument is out of bounds, or they exclude each other, or the launcher
-            has set Accelerate to something that luzpy does otherwise, or not at all.
+        TypeError: If `cuda_index` or `accumulate` is not an integer.
+        ValueError: If an argument is out of bounds, arguments exclude each other, or the launcher
+            has set an option of Accelerate that luzpy handles differently or does not support.
         ImportError: If `distributed=True` and Accelerate is not installed.
         LuzError: If several processes were launched and `distributed` is not given.
 
@@ -269,10 +268,10 @@ class Accelerator:
         return [*callbacks, StopSync(self._group)] if self.is_distributed else callbacks
 
     def prepare_batch(self, batch: Batch, device: torch.device | None = None) -> Batch:
-        """Move every tensor of `batch`, nested at will, to the device.
+        """Move every tensor of `batch`, however nested, to the device.
 
-        To an accelerator they are copied from pinned memory on a stream of their own: while it
-        computes one batch, the next is on its way.
+        Tensors are copied to an accelerator from pinned memory, on a separate stream: while it
+        computes one batch, the next is being copied.
         """
         device = device or self.device
         if not has_streams(device):

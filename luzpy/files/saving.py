@@ -33,10 +33,10 @@ def save(fitted: Result, path: Path, *, optimizer: bool = True) -> None:
 
     Args:
         fitted: A fitted model.
-        path: The file; one that is there is replaced once the new one is whole.
-        optimizer: Whether the file is to hold the state of the optimizers, with which the loaded
-            model can be trained further as this one could. Of Adam it is twice as large as the
-            weights: a model that is only to predict needs none.
+        path: The file; an existing one is replaced once the new one is complete.
+        optimizer: Whether to save the state of the optimizers, with which the loaded model can be
+            trained further like this one. For Adam it is twice as large as the weights; for
+            prediction it is not needed.
 
     Raises:
         TypeError: If `fitted` is something else, or `optimizer` neither True nor False.
@@ -90,11 +90,11 @@ def _kept_states(states: States) -> States | None:
 
 
 def save_model_weights(fitted: Result, path: Path) -> None:
-    """Save a fitted model's weights alone. Port of R luz's `luz_save_model_weights()`.
+    """Save only the weights of a fitted model. Port of R luz's `luz_save_model_weights()`.
 
     Args:
         fitted: A fitted model.
-        path: The file; one that is there is replaced once the new one is whole.
+        path: The file; an existing one is replaced once the new one is complete.
 
     Raises:
         TypeError: If `fitted` is something else.
@@ -107,17 +107,17 @@ def save_model_weights(fitted: Result, path: Path) -> None:
 
 
 def load_model_weights(fitted: Result, path: Path) -> None:
-    """Put the weights of a file into a fitted model, in place.
+    """Load the weights of a file into a fitted model, in place.
 
     Port of R luz's `luz_load_model_weights()`.
 
     Args:
-        fitted: A fitted model of the same shape.
-        path: What `save_model_weights` wrote.
+        fitted: A fitted model with the same parameters.
+        path: A file written by `save_model_weights`.
 
     Raises:
         FileNotFoundError: If there is no file.
-        LuzError: If the file cannot be used, or does not fit the model; nothing is changed then.
+        LuzError: If the file cannot be used, or does not fit the model, which then stays unchanged.
     """
     check_fitted(fitted)
     content = container.read(path, container.WEIGHTS)
@@ -125,17 +125,17 @@ def load_model_weights(fitted: Result, path: Path) -> None:
 
 
 def load_checkpoint(fitted: Result, path: Path) -> None:
-    """Put the weights of a checkpoint into a fitted model, in place.
+    """Load the weights of a checkpoint into a fitted model, in place.
 
     Port of R luz's `luz_load_checkpoint()`.
 
     Args:
-        fitted: A fitted model of the same shape.
-        path: What `ModelCheckpoint` or `AutoResume` wrote.
+        fitted: A fitted model with the same parameters.
+        path: A file written by `ModelCheckpoint` or `AutoResume`.
 
     Raises:
         FileNotFoundError: If there is no file.
-        LuzError: If the file cannot be used, or does not fit the model; nothing is changed then.
+        LuzError: If the file cannot be used, or does not fit the model, which then stays unchanged.
     """
     check_fitted(fitted)
     content = container.read(path, container.CHECKPOINT)

@@ -1,4 +1,4 @@
-"""`lr_finder`: `fit` with two callbacks, on weights that nobody else sees."""
+"""`lr_finder`: `fit` with two callbacks, on its own copy of the weights."""
 
 from __future__ import annotations
 
@@ -68,48 +68,50 @@ def lr_finder(
     batch_size: int | None = None,
     dataloader_options: Options | None = None,
 ) -> LRRecords:
-    """Train for a few steps at rising learning rates and record the loss of each.
+    """Train for a few steps at rising learning rates and record the loss at each.
 
-    The learning rate range test (Smith, 2017, https://arxiv.org/abs/1506.01186), on the very loop
-    and from the very weights of `fit`. Nothing of the user's is disturbed: weights, the global
+    This is the learning rate range test (Smith, 2017, https://arxiv.org/abs/1506.01186), with the
+    training loop and the initial weights of `fit`. It has no side effects: weights, the global
     random state and the model's mode stay as they were. Port of R luz's `lr_finder()`.
 
     Args:
-        model: What `setup` made.
+        model: A specification from `setup`.
         data: Training data, as in `fit`.
-        steps: How many rungs, one optimizer step each; None for one epoch's batches.
+        steps: The number of rungs, one optimizer step each; None for as many as an epoch has
+            batches.
         start_lr: Rung t of n uses `start_lr * (end_lr / start_lr) ** (t / n)`, t = 1..n.
         end_lr: The learning rate of the last rung.
         log_spaced_intervals: With `False`, rungs are spaced evenly instead.
-        runs: From how many initial weights, the model's own first; all see the same batches.
+        runs: The number of sets of initial weights to sweep from, the model's own first; all see
+            the same batches.
         valid_data: Data, or a fraction of `data`, on which to compute the loss at every rung too.
-        valid_batches: How many of its batches, chosen once; None for all.
-        confirm: In how many rounds to try rates around the suggestion in short trainings, from the
-            same weights on the same batches: 2 to the power of it in the first round, the better
-            half of them, for twice as long, in each further one, the last also from other initial
-            weights. They are judged on `valid_data`, else on rows put aside. About eight times the
-            cost of the sweep with `confirm=3`.
-        confirm_steps: How many steps the trainings of the last round have; by default as many as
-            the sweep has.
+        valid_batches: How many of its batches to use, chosen once; None for all.
+        confirm: The number of rounds in which to try rates around the suggestion in short training
+            runs, from the same weights on the same batches: 2 ** confirm rates in the first round,
+            the better half of them, for twice as long, in each further one, the last also from
+            other initial weights. They are compared on `valid_data`, or else on held-out rows.
+            `confirm=3` costs about eight times as much as the sweep.
+        confirm_steps: The number of steps of the runs in the last round; by default that of the
+            sweep.
         stop_div: Stop once the smoothed loss has risen above its best by this many times the
             range seen up to that best. A loss that is not finite always stops.
         opt_name: Which of several optimizers to vary; all of them if None.
-        callbacks: Callbacks as in `fit`, but for those that manage epochs or the learning rate.
+        callbacks: Callbacks as in `fit`, except those that manage epochs or the learning rate.
         accelerator: Where to train.
         verbose: Whether to draw a bar; by default in a terminal or notebook only.
         batch_size: As in `fit`.
         dataloader_options: As in `fit`.
 
     Returns:
-        The records: one row a rung, columns `lr` and `loss` (and `run`, `valid_loss`). `loss` is
-        the raw loss of the rung's batch, before the rung's update; `lr` the rate that
-        `set_opt_hparams(lr=...)` sets, of which parameter groups keep their shares. Where the sweep
-        is too noisy to judge there is a column `initial_loss` too: the loss of the same batch at
-        the initial weights, which takes a second pass over the batches, without backward passes.
-        Suggestions are then read off the difference.
+        The records: one row per rung, columns `lr` and `loss` (and `run`, `valid_loss`). `loss` is
+        the raw loss of the rung's batch, before the rung's update; `lr` is the rate that
+        `set_opt_hparams(lr=...)` sets, of which parameter groups keep their shares. If the sweep is
+        too noisy to judge, there is also a column `initial_loss`: the loss of the same batch at the
+        initial weights, from a second pass over the batches, without backward passes. Suggestions
+        are then read off the difference.
 
     Raises:
-        ValueError: If an argument is out of bounds, or there is not one batch of data.
+        ValueError: If an argument is out of bounds, or there is not a single batch of data.
         TypeError: If an argument is of the wrong type.
         LuzError: If a callback cannot do its work.
 

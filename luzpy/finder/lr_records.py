@@ -39,16 +39,16 @@ class _OwnHelp(type):
 
 
 class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
-    """A DataFrame with the columns `lr` and `loss`, one row a rung.
+    """A DataFrame with the columns `lr` and `loss`, one row per rung.
 
     With several runs there is a column `run`, from 1; with validation data a column `valid_loss`.
     It stays an `LRRecords` through copying, slicing and pickling.
 
     Attributes:
         stopped: How the sweep ended: `"completed"`, `"diverged"`, `"not finite"` or
-            `"interrupted"`; with several runs the first that did not complete says.
-        confirmed: The short trainings of `confirm`, columns `lr`, `steps`, `loss` (of the held-out
-            rows, infinite where one diverged) and `seed`; None without them.
+            `"interrupted"`; with several runs, that of the first one that did not complete.
+        confirmed: The short training runs of `confirm`, columns `lr`, `steps`, `loss` (on the
+            held-out rows, infinite if a run diverged) and `seed`; None without `confirm`.
     """
 
     _metadata = ["stopped", "confirmed", "verdict"]  # noqa: RUF012  (pandas' own protocol)
@@ -94,7 +94,7 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
 
     @property
     def warnings(self) -> list[str]:
-        """Reasons to doubt the suggestion, each with what to do about it; none for most."""
+        """Reasons to doubt the suggestion, each with what to do about it; usually empty."""
         check_columns(self, "lr", "loss")
         return doubts(curves_of(self), self.verdict)
 
@@ -115,19 +115,19 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
         """Draw the loss against the learning rate, as R luz does.
 
         The raw loss is dotted and its bias-corrected exponential average cyan; with validation
-        data its average is orange. Over several runs: the median of the averages, and the band
-        from their 10% to their 90% quantile, up to where a run has diverged. The y range is that
-        of the descent; add `coord_cartesian` for another.
+        data, its average is orange. For several runs, it shows the median of the averages, and the
+        band from their 10% to their 90% quantile, up to where a run diverged. The y range is that
+        of the descent; add `coord_cartesian` to change it.
 
         Args:
             beta: How much of the past the average keeps, in [0, 1).
-            suggest: Whether to mark the suggestion, with its rate; over several runs also the
-                range from the 10% to the 90% quantile of what they suggest. Doubts are printed
-                below the picture.
+            suggest: Whether to mark the suggestion, with its rate; for several runs, also the range
+                from the 10% to the 90% quantile of their suggestions. Reasons for doubt are printed
+                below the plot.
             log_x: Whether the axis of learning rates is logarithmic.
             study_range: Whether to mark the range of the Dataiku study, from the steepest point to
-                a tenth of the rate at the minimum. These are other rules than that of the
-                suggestion, which may lie beside the range.
+                a tenth of the rate at the minimum. These rules differ from that of the suggestion,
+                which may lie outside the range.
 
         Returns:
             A plotnine plot.
@@ -156,20 +156,20 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
     def suggest(self, method: str = DEFAULT_METHOD) -> float:
         """A learning rate to train with.
 
-        The curve is cut at its first loss that is not finite, smoothed, and judged.
+        The curve is cut off at the first loss that is not finite, smoothed, and checked.
 
         Args:
-            method: `"descent"`, a 2.5th of the rate at which four fifths of the way down are
-                done; `"valley"`, two thirds along the longest descent; `"minimum"`, a tenth of the
-                rate at the lowest smoothed loss; `"steepest"`, where it falls fastest against
-                log lr; `"slide"`, the last rate of the steep descent.
+            method: `"descent"`, the rate at which the loss has made four fifths of its drop,
+                divided by 2.5; `"valley"`, two thirds along the longest descent; `"minimum"`, a
+                tenth of the rate at the lowest smoothed loss; `"steepest"`, where it falls fastest
+                against log lr; `"slide"`, the last rate of the steep descent.
 
         Returns:
-            The learning rate; over several runs, the median. After `confirm`, for the default
-            method, the rate that the short trainings say.
+            The learning rate; for several runs, the median. After `confirm`, for the default
+            method, the rate chosen by the short training runs.
 
         Raises:
-            NoSuggestionError: If the curve supports none; it says why.
+            NoSuggestionError: If the curve supports no suggestion; the message says why.
             ValueError: If there is no such method.
         """
         if method not in METHODS:
@@ -180,14 +180,15 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
         return float(np.median(suggested_rates(curves, method)))
 
     def suggestions(self) -> pd.DataFrame:
-        """What every method suggests.
+        """Return every method's suggestion.
 
         Returns:
             Columns method, lr, low, high; low and high are the 10% and the 90% quantile over the
-            runs, and NaN marks what the curve does not support. After `confirm` there is a row
-            `confirmed`, with the rates that are as good in low and high. The row `range` has in
-            low the steepest point and in high a tenth of the rate at the minimum, the range of the
-            Dataiku study (https://blog.dataiku.com/the-learning-rate-finder-technique-how-reliable-is-it).
+            runs, and NaN means that the curve supports no suggestion. After `confirm`, there is a
+            row `confirmed`, with the bounds of the equally good rates in low and high. The row
+            `range` has the steepest point in low and a tenth of the rate at the minimum in high,
+            the range of the Dataiku study
+            (https://blog.dataiku.com/the-learning-rate-finder-technique-how-reliable-is-it).
         """
         curves = curves_of(self)
         rows: list[tuple[str, float, float, float]] = []

@@ -232,7 +232,7 @@ def metrics_frame(records: Records) -> pd.DataFrame:
 
 @singledispatch
 def get_metrics(x: object) -> pd.DataFrame:
-    """The metrics of a fitted model, a running context or an evaluation, as a frame.
+    """Return the metrics of a fitted model, a running context or an evaluation, as a frame.
 
     Port of R luz's `get_metrics()`.
 
@@ -240,8 +240,8 @@ def get_metrics(x: object) -> pd.DataFrame:
         x: A `FittedModule`, a `Context` or an `Evaluation`.
 
     Returns:
-        One row per value: columns set, metric, epoch (from 1), value; of an evaluation only
-        metric and value.
+        A frame with one row per value and the columns set, metric, epoch (from 1), value; for an
+        evaluation only metric and value.
 
     Raises:
         TypeError: If `x` is none of these.

@@ -1,4 +1,4 @@
-"""What is measured beside the loss."""
+"""Metrics: what is measured besides the loss."""
 
 from luzpy.metrics.auroc import BinaryAUROC, MulticlassAUROC
 from luzpy.metrics.classification import Accuracy, BinaryAccuracy, BinaryAccuracyWithLogits

@@ -112,9 +112,9 @@ class _AUROC(Metric):
 class BinaryAUROC(_AUROC):
     """The area under the ROC curve of a binary classifier.
 
-    It is exact, for which all predictions of an epoch are kept, unless there are thresholds:
-    between these rows are only counted, and the curve is a straight line (R luz has 200, and takes
-    steps). With one class only the area is not defined: NaN. Port of R luz's
+    By default it is exact, which requires keeping all predictions of an epoch. With thresholds,
+    rows are only counted between them, and the curve is interpolated linearly (R luz has 200, and
+    uses steps). With a single class, the area is undefined: NaN. Port of R luz's
     `luz_metric_binary_auroc()`.
 
     `preds` and `target` have the same shape, or differ by dimensions of length 1; targets are 0 or
@@ -122,8 +122,8 @@ class BinaryAUROC(_AUROC):
 
     Args:
         num_thresholds: How many thresholds, evenly spaced in [0, 1]. None: the exact area.
-        thresholds: The thresholds themselves, in place of `num_thresholds`.
-        from_logits: Whether `preds` are logits, which a sigmoid makes probabilities.
+        thresholds: The thresholds themselves, instead of `num_thresholds`.
+        from_logits: Whether `preds` are logits, to which a sigmoid is applied.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -158,22 +158,22 @@ class MulticlassAUROC(_AUROC):
 
     Port of R luz's `luz_metric_multiclass_auroc()`. `preds` has the shape (N, C) or (N, C, ...),
     probabilities of C classes; `target` has the shape (N) or (N, ...), class indices (or the shape
-    (N, 1)). The area of a class that has no rows, or all, is not defined: NaN, and so is the macro
-    average over it.
+    (N, 1)). If a class has no rows, or all of them, its area is undefined: NaN, and so is the macro
+    average.
 
     Args:
         num_thresholds: How many thresholds, evenly spaced in [0, 1], as for `BinaryAUROC`. None:
             the exact areas.
-        thresholds: The thresholds themselves, in place of `num_thresholds`.
-        from_logits: Whether `preds` are logits, which a softmax makes probabilities.
-        average: `"micro"`: one area, over all classes' rows as if they were one binary problem.
+        thresholds: The thresholds themselves, instead of `num_thresholds`.
+        from_logits: Whether `preds` are logits, to which a softmax is applied.
+        average: `"micro"`: one area, with all classes' rows pooled into one binary problem.
             `"macro"`: the mean over classes. `"weighted"`: the mean weighted by the classes' rows.
             `"none"`: the areas, one for each class.
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If it is out of bounds, or the shapes do not fit; from `compute`, if predictions
-            were not in [0, 1] or targets no classes.
+        ValueError: If it is out of bounds, or the shapes do not match; from `compute`, if
+            predictions were not in [0, 1] or targets were not classes.
 
     Examples:
         >>> import luzpy as luz, torch

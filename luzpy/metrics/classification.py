@@ -39,7 +39,7 @@ class _MeanCorrect(Metric):
 
 
 class Accuracy(_MeanCorrect):
-    """The share of rows whose largest score is that of their class.
+    """The share of rows whose largest score is that of the true class.
 
     Port of R luz's `luz_metric_accuracy()`. `preds` has the shape (N, C) or (N, C, ...), scores of
     C classes; `target` has the shape (N) or (N, ...), class indices (or the shape (N, 1)).
@@ -70,10 +70,10 @@ class Accuracy(_MeanCorrect):
 
 
 class BinaryAccuracy(_MeanCorrect):
-    """The share of rows whose probability is on their side of the threshold.
+    """The share of rows whose probability is on the correct side of the threshold.
 
     Port of R luz's `luz_metric_binary_accuracy()`. `preds` and `target` have the same shape, or
-    differ by a trailing 1: (N, 1) beside (N). (R luz broadcasts these against each other.)
+    differ by a trailing 1: (N, 1) and (N). (R luz broadcasts these against each other.)
 
     Args:
         threshold: Probabilities above it count as 1.
@@ -114,7 +114,7 @@ class BinaryAccuracy(_MeanCorrect):
 
 
 class BinaryAccuracyWithLogits(BinaryAccuracy):
-    """`BinaryAccuracy` for logits: a sigmoid makes them probabilities first.
+    """`BinaryAccuracy` for logits: a sigmoid is applied first.
 
     Port of R luz's `luz_metric_binary_accuracy_with_logits()`.
 

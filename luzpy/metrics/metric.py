@@ -26,15 +26,15 @@ _SETTINGS = frozenset(vars(torch.nn.Module())) | {"_defaults", "_device"}
 class Metric(ABC):
     """Something accumulated over the batches of an epoch. Port of R luz's `luz_metric()`.
 
-    A subclass sets `abbrev` and writes `reset`, `update` and `compute`. A metric given to `setup`
-    is a template: every run works on its own copy, reset at the start of each epoch. Keep sums as
-    tensors on the device of `preds` and read them in `compute` only, so that a GPU is not waited
-    for at every batch.
+    A subclass sets `abbrev` and defines `reset`, `update` and `compute`. A metric passed to `setup`
+    is a template: every run has its own copy, reset at the start of each epoch. Keep sums as
+    tensors on the device of `preds` and read them only in `compute`, so that batches do not wait
+    for a GPU.
 
     Attributes:
-        abbrev: The name in progress bars; in lower case the name in records and tables.
-        higher_is_better: Whether higher values are better; None if that is not known. Callbacks
-            such as `KeepBestModel` ask for it.
+        abbrev: The name in progress bars; in lower case, the name in records and tables.
+        higher_is_better: Whether higher values are better; None if unknown. Callbacks such as
+            `KeepBestModel` use it.
 
     Examples:
         >>> import luzpy as luz
@@ -66,7 +66,7 @@ class Metric(ABC):
 
     @abstractmethod
     def update(self, preds: Batch, target: Batch) -> None:
-        """Take in one batch.
+        """Accumulate one batch.
 
         Args:
             preds: The model's output, detached.
@@ -75,27 +75,27 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self) -> Any:
-        """The value over all batches: a number, a tensor, or a dict name → number."""
+        """Return the value over all batches: a number, a tensor, or a dict name → number."""
 
     def merge(self, others: Sequence[Any]) -> None:
-        """Take in what the metrics of other processes have accumulated, in a distributed run.
+        """Merge in what the other processes' metrics have accumulated, in a distributed run.
 
-        Where a metric has it, each process accumulates its own rows, and they are merged when the
-        epoch is over. A metric without it is handed all processes' batches one after another,
-        which is right for any, but sends every prediction to every process.
+        If a metric defines it, each process accumulates its own rows, and they are merged at the
+        end of the epoch. A metric without it gets all processes' batches one after another, which
+        is always correct, but sends every prediction to every process.
         """
         raise NotImplementedError
 
     def state_dict(self) -> Values:
-        """What a checkpoint in the middle of an epoch keeps.
+        """Return the state for a checkpoint in the middle of an epoch.
 
-        Attributes that are tensors, plain values, queues, or metrics themselves. A metric that
-        accumulates something else writes both methods itself.
+        It has the attributes that are tensors, plain values, queues, or metrics. A metric that
+        accumulates anything else must define both methods itself.
         """
         return _kept(vars(self))
 
     def load_state_dict(self, state: Values) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         _load(vars(self), state)
 
 

@@ -11,7 +11,7 @@ from luzpy.metrics.metric import Metric, is_torchmetric
 
 @attrs.frozen(init=False)
 class MetricSet:
-    """Metrics for training and validation, alike or apart. Port of R luz's `luz_metric_set()`.
+    """Metrics for training, for validation, or for both. Port of R luz's `luz_metric_set()`.
 
     Args:
         metrics: Computed on both sets.
@@ -19,7 +19,7 @@ class MetricSet:
         valid_metrics: Computed on the validation set only, and by `evaluate`.
 
     Each is one metric, a list, or a dict name → metric: luzpy metrics, torchmetrics metrics,
-    functions `(preds, target) -> number`. The loss is always there and need not be named.
+    functions `(preds, target) -> number`. The loss is always included.
 
     Raises:
         TypeError: If something is not a metric.

@@ -70,7 +70,7 @@ class MAE(_MeanError):
     `preds` and `target` have the same shape, or differ by dimensions of length 1.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not match.
 
     Examples:
         >>> import luzpy as luz, torch
@@ -93,7 +93,7 @@ class MSE(_MeanError):
     `preds` and `target` have the same shape, or differ by dimensions of length 1.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not match.
 
     Examples:
         >>> import luzpy as luz, torch

@@ -1,4 +1,4 @@
-"""Mixup: pairs of items blended into one, and the loss over both their targets."""
+"""Mixup: blending pairs of items, and the loss over both their targets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MixedTarget = tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]
 def mixup(
     x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, MixedTarget]:
-    """Blend every item of a batch with another one of the same batch, drawn at random.
+    """Blend every item of a batch with a random other item of the same batch.
 
     Port of R luz's `nnf_mixup()`. Item i becomes `x[i] + weight[i] * (x[j] - x[i])`: the weight is
     the share of the other item.
@@ -32,7 +32,7 @@ def mixup(
 
     Returns:
         The blended input, and `((y1, y2), weight)`: the items' own targets, those of the others,
-        and the weights in the shape (N).
+        and the weights, of shape (N).
 
     Raises:
         TypeError: If `x` is not a floating point tensor, or `y` not a tensor.
@@ -112,15 +112,16 @@ def mixed_loss(loss: Loss, input: Batch, target: MixedTarget) -> torch.Tensor:
 
 @final
 class MixupLoss(nn.Module):
-    """A loss for mixed targets, and as it was for all others. Port of R luz's `nn_mixup_loss()`.
+    """A loss that also accepts mixed targets. Port of R luz's `nn_mixup_loss()`.
 
-    Of a target `((y1, y2), weight)` the losses for both are taken item by item and combined by
-    each item's weight; the mean is the batch's loss. (In R luz the weights of images multiply
-    every item by every weight.) Used with the callbacks `Mixup` and `CutMix`.
+    For a target `((y1, y2), weight)`, the losses for both are computed item by item and combined
+    with each item's weight; their mean is the batch's loss. (In R luz the weights of images
+    multiply every item by every weight.) Use it with the callbacks `Mixup` and `CutMix`. For any
+    other target, the loss is unchanged.
 
     Args:
-        loss: A loss module with an attribute `reduction`, such as `nn.CrossEntropyLoss()`. While
-            targets are mixed it is `"none"`.
+        loss: A loss module with an attribute `reduction`, such as `nn.CrossEntropyLoss()`. For
+            mixed targets, it is set to `"none"`.
 
     Raises:
         TypeError: If `loss` is not an `nn.Module`.

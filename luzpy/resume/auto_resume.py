@@ -51,40 +51,40 @@ DONE = ("completed", EARLY)
 
 @final
 class AutoResume(Callback):
-    """Keeps the state of the run in a file, from which the same script goes on after a kill.
+    """Saves the state of the run to a file, from which the same script resumes after a kill.
 
-    Everything is kept: the model, optimizers, every callback's state, records, metrics in flight,
+    Everything is saved: the model, optimizers, every callback's state, records, partial metrics,
     the random states of Python, NumPy and torch, the rows that `valid_data=0.1` has chosen, the
-    order of the data and the place in it. A run that goes on ends bit for bit as one that was
-    never stopped. The file is written after every epoch, also after every so many batches if
-    asked, and when the run is stopped within an epoch: by Ctrl-C, by `ctx.stop`, or by SIGTERM, as
-    clusters send it (then the process ends with status 143). It is deleted when training
-    completes or stops early, and kept otherwise.
-    Port of R luz's `luz_callback_auto_resume()`.
+    data order and the position in it. A resumed run ends bit for bit like one that was never
+    stopped. The file is written after every epoch, every n batches if you ask for it, and when the
+    run stops within an epoch: by Ctrl-C, by `ctx.stop`, or by SIGTERM, which clusters send (the
+    process then exits with status 143). It is deleted when training completes or stops early, and
+    kept otherwise. Port of R luz's `luz_callback_auto_resume()`.
 
-    In a distributed run the main process writes, at the end of every epoch only, and the run may go
-    on with another number of processes. A callback without a `state_dict` may come and go.
+    In a distributed run, the main process writes, only at the end of every epoch, and the run may
+    resume with a different number of processes. Callbacks without a `state_dict` may be added or
+    removed.
 
-    Where data is fetched by worker processes, is an iterable, or has a sampler that is not torch's
-    own, the batches that were done in the interrupted epoch are made again, so that random
-    augmentation is where it was. Kept are also a module's plain attributes, every random generator
-    of torch, NumPy and Python that the data, the model, the loss, the optimizers or the callbacks
-    refer to, however deep, and the `state_dict` of datasets and samplers that have one and
-    `load_state_dict`; anything else is not known to luzpy.
+    If data is fetched by worker processes, is iterable, or has a custom sampler, the completed
+    batches of the interrupted epoch are fetched again, so that random augmentation continues where
+    it was. Also saved are a module's plain attributes, every random generator of torch, NumPy and
+    Python that the data, the model, the loss, the optimizers or the callbacks refer to, at any
+    depth, and the state of datasets and samplers that have `state_dict` and `load_state_dict`.
+    luzpy does not know of anything else.
 
-    The file carries a fingerprint of its run: module, loss, optimizer, metrics and their settings,
-    a seed that was given, and the data. The file of another run is an error that says what differs.
+    The file contains a fingerprint of its run: module, loss, optimizer, metrics and their settings,
+    the seed if one was given, and the data. If the file is from another run, an error says what
+    differs.
 
     Args:
-        path: The file. Each of several runs needs one of its own.
-        every_n_batches: Write also after every this many training batches.
-        on_change: What to do if settings have changed: `"keep"` goes on with the file's (the
-            optimizer's hyperparameters, the seed), `"use"` with those of this run (the optimizer's
-            hyperparameters that no scheduler sets, the loss; at the end of an epoch also metrics
-            and data). None, and what can be neither kept nor used, is an error.
-        result: A file to which the fitted model is saved, as `luz.save` does, before the state is
-            deleted: a kill between the end of `fit` and a `save` of the script's own then loses
-            nothing.
+        path: The file. Each run needs its own.
+        every_n_batches: Also write after every n training batches.
+        on_change: What to do if settings have changed. `"keep"` uses the file's (the optimizer's
+            hyperparameters, the seed), `"use"` those of this run (the optimizer's hyperparameters
+            that no scheduler sets, the loss; at the end of an epoch also metrics and data). With
+            None, and for any other change, it is an error.
+        result: A file to which the fitted model is saved, as by `luz.save`, before the state is
+            deleted: a kill between the end of `fit` and the script's own `save` then loses nothing.
 
     Raises:
         TypeError: If an argument is of the wrong type.

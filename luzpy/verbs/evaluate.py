@@ -37,7 +37,7 @@ EVALUATE_DEFAULTS: tuple[type[Callback], ...] = (Profile, Metrics, Progress)
 
 @attrs.frozen(eq=False, repr=False)
 class Evaluation:
-    """What `evaluate` found: `get_metrics()` gives the frame, `evaluation["loss"]` one value.
+    """The result of `evaluate`: `get_metrics()` returns a frame, `evaluation["loss"]` one value.
 
     Attributes:
         records: The metrics and timings, as plain dicts and lists.
@@ -48,14 +48,14 @@ class Evaluation:
     get_metrics = get_metrics
 
     def __getitem__(self, metric: str) -> Any:
-        """One metric's value: a number, or a NumPy array where the metric computes one.
+        """Return one metric's value: a number, or a NumPy array if the metric computes one.
 
         Args:
-            metric: Its name, as `get_metrics` gives it: `evaluation["loss"]`; of an array the
-                metric's: `evaluation["confusion_matrix"]`.
+            metric: Its name in `get_metrics`, as in `evaluation["loss"]`; for an array, the name of
+                the metric: `evaluation["confusion_matrix"]`.
 
         Raises:
-            KeyError: If there is no such metric; it names those there are.
+            KeyError: If there is no such metric; the message lists the available ones.
         """
         values, arrays = _values(self.records)
         if metric in arrays:
@@ -100,18 +100,18 @@ def evaluate(
         fitted: A fitted model.
         data: As in `fit`; every row is taken once, in order, unless `dataloader_options` say
             otherwise.
-        metrics: Metrics in place of those given to `setup`.
-        callbacks: Callbacks beside the defaults; the hooks of validation are called.
+        metrics: Metrics to use instead of those passed to `setup`.
+        callbacks: Callbacks in addition to the defaults; their validation hooks are called.
         accelerator: Where to compute; the model is moved there.
         verbose: Whether to print; by default in a terminal or notebook only.
-        batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
-        dataloader_options: Passed to the DataLoader that is made of `data`.
+        batch_size: Rows per batch, 32 unless given here or in `dataloader_options`.
+        dataloader_options: Passed to the DataLoader that is created for `data`.
 
     Returns:
-        The evaluation; `get_metrics()` gives it as a frame.
+        The evaluation; `get_metrics()` returns it as a frame.
 
     Raises:
-        ValueError: If there is no loss, or not one batch of data.
+        ValueError: If there is no loss, or not a single batch of data.
         TypeError: If an argument is of the wrong type.
         LuzError: If a callback cannot do its work.
     """

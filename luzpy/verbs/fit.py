@@ -68,50 +68,49 @@ def fit(
 ) -> R:
     """Train the module on `data`. Port of R luz's `fit()`.
 
-    Every fit of what `setup` made starts from its initial weights; nothing is trained in place.
-
-    A fitted model is trained further: `fitted.fit(data, epochs=5)` returns a new one, trained for
-    five more epochs from its weights and the state of its optimizers. Epochs and records go on
-    where they were, and `fitted` stays as it is. Hyperparameters of the optimizer are those of the
-    specification, and callbacks begin afresh: so does a schedule of the learning rate. After
-    `KeepBestModel` the weights are the best epoch's, and the optimizer's state the last one's.
-    Without random numbers, 5 epochs and 5 more are bit for bit 10.
+    Every fit of a specification starts from its initial weights; nothing is trained in place. A
+    fitted model can be trained further: `fitted.fit(data, epochs=5)` returns a new one, trained for
+    five more epochs from its weights and optimizer states. Epoch numbers and records continue, and
+    `fitted` does not change. The optimizer's hyperparameters are those of the specification, and
+    callbacks start from scratch, including a learning rate schedule. After `KeepBestModel`, the
+    weights are those of the best epoch, and the optimizer's state is that of the last one. Without
+    random numbers, 5 epochs and 5 more equal 10, bit for bit.
 
     Args:
-        model: What `setup` made, or a fitted model.
+        model: A specification from `setup`, or a fitted model.
         data: A DataLoader, a Dataset, or in-memory data: a tensor, a NumPy array, a pandas or
             polars frame or series, or a tuple, list or dict of these, (input, target).
-        epochs: How many, or `(min_epochs, max_epochs)`: early stopping acts between them. Of a
-            fitted model: how many more.
-        callbacks: Callbacks beside the defaults.
-        valid_data: Data for validation after every epoch, or a fraction in (0, 1) of `data`,
-            whose rows are drawn from the model's seed: the same in every fit (`fitted.valid_rows`).
+        epochs: The number of epochs, or `(min_epochs, max_epochs)`, between which early stopping
+            acts. For a fitted model, how many more.
+        callbacks: Callbacks in addition to the defaults.
+        valid_data: Data for validation after every epoch, or a fraction in (0, 1) of `data`, whose
+            rows are drawn from the model's seed: the same in every fit (`fitted.valid_rows`).
         accelerator: Where to train, an `Accelerator` or Hugging Face Accelerate's; by default on
             the GPU if there is one.
-        verbose: Whether to print. By default a bar is drawn in a terminal or notebook, and one line
-            an epoch is printed elsewhere; False: nothing.
-        batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
-        batches_per_epoch: An epoch ends after so many batches, and the next one goes on in the data
-            where it ended: for streams without an end, and to validate early and often. The data
-            are begun again when they are at their end. None: an epoch is one pass.
-        seed: Makes the order of the data, dropout, and what else is drawn in the fit repeatable, in
-            worker processes too. The global random state of torch, NumPy and Python is left as it
-            was. None: that is what is drawn from.
-        dataloader_options: Passed to the DataLoader that is made of `data`; `shuffle=True` and
-            `drop_last=True` unless said otherwise. For `valid_data`, all rows of which are taken in
-            order, `sampler`, `batch_sampler`, `shuffle` and `drop_last` do not count.
+        verbose: Whether to print. By default, `fit` shows a progress bar in a terminal or notebook,
+            and prints one line per epoch elsewhere; with False, nothing.
+        batch_size: Rows per batch, 32 unless given here or in `dataloader_options`.
+        batches_per_epoch: End an epoch after this many batches, and continue in the data where it
+            ended in the next one: for endless streams, and to validate early and often. At the end
+            of the data, start over. None: an epoch is one pass.
+        seed: Makes the data order, dropout, and everything else that is drawn in the fit
+            repeatable, in worker processes too. The global random state of torch, NumPy and Python
+            is left as it was. None: draw from the global random state.
+        dataloader_options: Passed to the DataLoader that is created for `data`; `shuffle=True` and
+            `drop_last=True` by default. `sampler`, `batch_sampler`, `shuffle` and `drop_last` do
+            not apply to `valid_data`, all rows of which are taken in order.
 
     Returns:
-        The fitted model. It keeps the state of the optimizers (of Adam two numbers a weight), on
-        the device where it was.
+        The fitted model. It keeps the state of the optimizers (for Adam, two numbers per weight),
+        on the device where it was.
 
     Raises:
-        ValueError: If an argument is out of bounds, or there is not one batch of data.
+        ValueError: If an argument is out of bounds, or there is not a single batch of data.
         TypeError: If an argument is of the wrong type.
         LuzError: If a callback cannot do its work.
 
-    What a callback, a metric, the loss, the dataset or the module raises keeps its type, and gets a
-    note that says whose it is, and in which epoch and iteration.
+    An exception in a callback, a metric, the loss, the dataset or the module keeps its type, and
+    gets a note that says where it was raised, and in which epoch and iteration.
 
     Examples:
         >>> import luzpy as luz, torch

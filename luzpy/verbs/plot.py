@@ -31,25 +31,25 @@ def plot(
 ) -> ggplot:
     """Draw a fitted model's training history or a learning rate finder's records.
 
-    Port of R luz's `plot()` methods. `metrics` and `log_y` are options of a history, `labels` of a
-    list, the others are those of records.
+    Port of R luz's `plot()` methods. `metrics` and `log_y` are options for a history, `labels` for
+    a list, and the others for the finder's records.
 
     Args:
         x: A `FittedModule`, `LRRecords`, or a list of either to compare.
         metrics: Which metrics to draw, in this order, `"lr"` for the learning rates; by default all
             metrics.
         log_y: Whether the axes of metrics are logarithmic.
-        labels: A name for each of a list; by default their numbers.
+        labels: A name for each item of a list; by default its number.
         beta: How much of the past the average keeps, in [0, 1).
         suggest: Whether to mark the suggestion; not for a list.
         log_x: Whether the axis of learning rates is logarithmic.
         study_range: Whether to mark the range of the Dataiku study; not for a list.
 
     Returns:
-        A plotnine plot, to add to.
+        A plotnine plot, to which you can add.
 
     Raises:
-        TypeError: If `x` is none of these, or has no such option.
+        TypeError: If `x` is none of these, or does not have such an option.
         ValueError: If there is nothing to draw, or an option is out of bounds.
     """
     raise TypeError(

@@ -46,32 +46,34 @@ def predict(
 ) -> Batch:
     """Compute the model's output for `newdata`. Port of R luz's `predict()`.
 
-    The module's own `predict(input)` is used where it has one, else its `forward`. The input is
-    what `unpack` says, else the first of two parts: for a model of two inputs give `((x1, x2),)`.
-    Of an output that has a loss, for want of one in `setup`, the prediction is its `.logits`.
+    Calls the module's own `predict(input)` if it has one, otherwise its `forward`. The input is
+    what `unpack` returns, or else the first of two parts: for a model with two inputs, pass `((x1,
+    x2),)`. If the model computes its own loss, because `setup` has none, the prediction is its
+    output's `.logits`.
 
     Args:
         fitted: A fitted model.
         newdata: As `data` in `fit`; every row is taken once, in order, unless
             `dataloader_options` say otherwise.
-        callbacks: Callbacks beside the progress bar; the hooks of prediction are called.
+        callbacks: Callbacks in addition to the progress bar; their prediction hooks are called.
         accelerator: Where to compute; the model is moved there.
         verbose: Whether to draw a bar; by default in a terminal or notebook only.
-        stack: Whether to join the batches' predictions along their first dimension.
-        batch_size: How many rows a batch has, 32 unless given here or in `dataloader_options`.
-        dataloader_options: Passed to the DataLoader that is made of `newdata`; with a `sampler`, a
-            `batch_sampler` or `drop_last=True` the predictions are of the rows that these take.
+        stack: Whether to concatenate the batches' predictions along their first dimension.
+        batch_size: Rows per batch, 32 unless given here or in `dataloader_options`.
+        dataloader_options: Passed to the DataLoader that is created for `newdata`; with a
+            `sampler`, a `batch_sampler` or `drop_last=True`, only the rows that it yields are
+            predicted.
         **kwargs: Further arguments of the module's own `predict`.
 
     Returns:
-        The predictions, on the CPU: a tensor with as many rows as `newdata`, or a tuple or dict
-        of tensors where the model gives these; a list of dicts, one a row, where it gives such a
-        list for every batch, as detectors do. With `stack=False` a list, one entry a batch.
+        The predictions, on the CPU: a tensor with as many rows as `newdata`, or a tuple or dict of
+        tensors if the model returns these; a list of dicts, one per row, if it returns such a list
+        for every batch, as detectors do. With `stack=False`, a list with one entry per batch.
 
     Raises:
-        ValueError: If there is nothing to predict on, or the predictions cannot be joined.
-        TypeError: If an argument is of the wrong type, or one that the module's `predict` does
-            not take, or predictions are of a type that cannot be joined.
+        ValueError: If there is nothing to predict on, or the predictions cannot be concatenated.
+        TypeError: If an argument is of the wrong type, the module's `predict` does not take it, or
+            predictions are of a type that cannot be concatenated.
         LuzError: If a callback cannot do its work.
     """
     check_fitted(fitted)
