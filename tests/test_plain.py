@@ -27,6 +27,7 @@ VALUES = st.recursive(
     lambda part: (
         st.lists(part, max_size=4)
         | st.lists(part, max_size=4).map(tuple)
+        | st.builds(collections.deque, st.lists(part, max_size=4), st.none() | st.integers(0, 5))
         | st.dictionaries(st.text(max_size=4) | st.integers(), part, max_size=4)
         | st.frozensets(st.integers() | st.text(max_size=3), max_size=4)
         | st.sets(st.integers() | st.text(max_size=3), max_size=4)
@@ -40,7 +41,9 @@ def equal(a, b):
         return False
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)) and not isinstance(a, torch.Size):
+    if isinstance(a, collections.deque) and a.maxlen != b.maxlen:
+        return False
+    if isinstance(a, (list, tuple, collections.deque)) and not isinstance(a, torch.Size):
         return len(a) == len(b) and all(map(equal, a, b))
     if isinstance(a, float) and math.isnan(a):
         return math.isnan(b)
@@ -122,7 +125,6 @@ class Custom:
         (np.array(["a"]), "x (ndarray)"),
         (np.array([None]), "x (ndarray)"),
         (np.longdouble(1), "x (longdouble)"),
-        (collections.deque([1]), "x (deque)"),
         (collections.namedtuple("P", "a")(1), "x (P)"),
         (torch.nn.ReLU(), "x (ReLU)"),
         (type("Sub", (torch.Tensor,), {})(), "x (Sub)"),

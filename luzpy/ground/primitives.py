@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -18,6 +19,7 @@ _FROZEN = (frozenset,)
 _ARRAY = "numpy.ndarray"
 _FROZENSET = "builtins.frozenset"
 _EMPTY = "builtins.bytes"
+_DEQUE = "collections.deque"
 
 
 def is_array(value: object) -> TypeGuard[Array]:
@@ -29,19 +31,25 @@ def _is_numpy_scalar(value: object) -> TypeGuard[np.generic[Any]]:
     return isinstance(value, np.generic)
 
 
+def _is_deque(value: object) -> TypeGuard[deque[Any]]:
+    return type(value) is deque
+
+
 def is_plain_collection(value: object) -> TypeGuard[list[Any]]:
     """Whether `value` is a list, a tuple or a set, and of no other class."""
     return type(value) in _LISTS
 
 
 def to_primitives(value: Primitive) -> Primitive:
-    """`value` with arrays, NumPy scalars, frozen sets and mappings as tensors and primitives."""
+    """`value` in tensors and primitives, where arrays, NumPy scalars, deques and such were."""
     if is_mapping(value):
         return {key: to_primitives(item) for key, item in value.items()}
     if is_plain_collection(value):
         return type(value)(to_primitives(item) for item in value)
     if type(value) in _FROZEN:
         return {_FROZENSET: {to_primitives(item) for item in value}}
+    if _is_deque(value):
+        return {_DEQUE: ([to_primitives(item) for item in value], value.maxlen)}
     if type(value) is bytes and not value:
         return {_EMPTY: None}
     if is_array(value):
@@ -69,6 +77,9 @@ def from_primitives(value: Primitive) -> Primitive:
             return value[only].numpy()
         if only == _FROZENSET:
             return frozenset(from_primitives(item) for item in value[only])
+        if only == _DEQUE:
+            items, maxlen = value[only]
+            return deque((from_primitives(item) for item in items), maxlen)
         if only == _EMPTY:
             return b""
         return {key: from_primitives(item) for key, item in value.items()}

@@ -17,7 +17,7 @@ from luzpy.ground.reachable import reachable
 from luzpy.ground.types import Array, Primitive, Values
 
 _PythonState = tuple[int, tuple[int, ...], float | None]
-_GENERATORS = (
+GENERATORS = (
     torch.Generator,
     np.random.Generator,
     np.random.RandomState,
@@ -96,8 +96,8 @@ def generators_in(
     """
     return {
         where: item
-        for where, item in reachable(roots, (*_GENERATORS, *without))
-        if issubclass(type(item), _GENERATORS) and not isinstance(item, random.SystemRandom)
+        for where, item in reachable(roots, (*GENERATORS, *without))
+        if issubclass(type(item), GENERATORS) and not isinstance(item, random.SystemRandom)
         if id(item) not in _GLOBAL
     }
 

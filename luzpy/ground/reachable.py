@@ -128,7 +128,7 @@ def _held_by(item: Any) -> Iterable[tuple[Any, Any]]:
         return [("func", item.func), *enumerate(item.args), *item.keywords.items()]
     if isinstance(item, GeneratorType):
         return [] if item.gi_frame is None else list(item.gi_frame.f_locals.items())
-    parts: list[tuple[Any, Any]] = list(_slots_of(item))
+    parts: list[tuple[Any, Any]] = list(slots_of(item))
     if is_mapping(item):
         parts += item.items()
     elif _is_collection(item):
@@ -147,7 +147,8 @@ def _is_collection(item: object) -> TypeGuard[Iterable[Any]]:
     return isinstance(item, _COLLECTIONS)
 
 
-def _slots_of(item: Any) -> list[tuple[str, Any]]:
+def slots_of(item: Any) -> list[tuple[str, Any]]:
+    """What an object holds in the slots of its classes."""
     found: list[tuple[str, Any]] = []
     for kind in type(item).__mro__:
         slots = vars(kind).get("__slots__", ())

@@ -36,6 +36,7 @@ from luzpy.ground.random_state import (
 )
 from luzpy.ground.reachable import reachable
 from luzpy.ground.types import Batch, Values
+from luzpy.resume.attributes import Attributes
 from luzpy.resume.changes import KEEP, USE, Groups, apply_changes, check_changes, initial_groups
 from luzpy.resume.data_state import DATA, data_state, restore_data
 from luzpy.resume.fingerprint import Difference, differences, fingerprint
@@ -67,10 +68,11 @@ class AutoResume(Callback):
 
     If data is fetched by worker processes, is iterable, or has a custom sampler, the completed
     batches of the interrupted epoch are fetched again, so that random augmentation continues where
-    it was. Also saved are a module's plain attributes, every random generator of torch, NumPy and
-    Python that the data, the model, the loss, the optimizers or the callbacks refer to, at any
-    depth, and the state of datasets and samplers that have `state_dict` and `load_state_dict`.
-    luzpy does not know of anything else.
+    it was. Also saved are attributes of modules, losses and optimizers that are tensors, plain
+    values or containers of them, every random generator of torch, NumPy and Python that the data,
+    the model, the loss, the optimizers or the callbacks refer to, at any depth, and the state of
+    datasets and samplers that have `state_dict` and `load_state_dict`. An attribute that is any
+    other object must not change: the next save raises an error that names it.
 
     The file contains a fingerprint of its run: module, loss, optimizer, metrics and their settings,
     the seed if one was given, and the data. If the file is from another run, an error says what
@@ -135,6 +137,7 @@ class AutoResume(Callback):
         self._fingerprint: Values = {}
         self._groups: Groups = {}
         self._structure: Values = {}
+        self._attributes: Attributes | None = None
         self._sigterm = Sigterm()
 
     def on_fit_begin(self, ctx: Context) -> None:
@@ -148,6 +151,7 @@ class AutoResume(Callback):
         self._fingerprint = ctx.accelerator.broadcast(fingerprint(ctx))
         self._groups = initial_groups(ctx.optimizers)
         self._structure = _structure(ctx)
+        self._attributes = Attributes(ctx)
         self._stateful = _stateful_in({name: getattr(ctx, name) for name in DATA.values()})
         self._generators = generators_in(_generator_owners(ctx), (Context,))
         for name in DATA.values():
@@ -178,12 +182,12 @@ class AutoResume(Callback):
         self._done = ctx.iter
         if isinstance(ctx.train_data, Portions):
             self._pass_done = ctx.train_data.done
+        first, self._checked = not self._checked, True
         every = self.every_n_batches
         if every is not None and ctx.iter % every == 0:
             self._save(ctx)
-        elif not self._checked and _is_resumable(ctx):
+        elif first and _is_resumable(ctx):
             self._content(ctx)  # what cannot be kept is an error at once, not after an epoch
-        self._checked = True
 
     def on_valid_begin(self, ctx: Context) -> None:
         if self._train_data is not None:
@@ -245,6 +249,7 @@ class AutoResume(Callback):
         self._part = ""
 
     def _content(self, ctx: Context) -> Values:
+        assert self._attributes is not None
         content = checkpoint_content(ctx)
         content["group_params"] = self._checked_groups(ctx)
         states = ctx.accelerator.gather(self._random_state())
@@ -258,7 +263,7 @@ class AutoResume(Callback):
             "pass_done": self._pass_done,
             "now": states[0],
             "now_of_other_ranks": states[1:],
-            "run": run_state(ctx),
+            "run": run_state(ctx, self._attributes.state(ctx, check=self._checked)),
             "data": data_state(ctx),
             "fingerprint": self._fingerprint,
             "opt_hparams": if_primitive(ctx.opt_hparams),
@@ -392,7 +397,7 @@ class AutoResume(Callback):
             kept = content["callbacks"]
             content["callbacks"] = [[n, {} if n == "Metrics" else state] for n, state in kept]
         if "loss" in parts:
-            saved["run"]["loss_module"] = None
+            saved["run"] |= {"loss_module": None, "loss_attributes": {}}
         return changed
 
     def _end(self) -> None:

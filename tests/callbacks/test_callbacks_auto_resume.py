@@ -9,6 +9,8 @@ import gc
 import os
 import random
 import signal
+import sys
+import threading
 import weakref
 
 import numpy as np
@@ -514,6 +516,344 @@ def test_plain_attributes_of_a_module(path):
             return super().forward(x) * (1 + 0.01 * (self.calls + sum(self.history)))
 
     assert_same_run(*interrupted(lambda: (specification(Decays), []), path))
+
+
+class Remembers(nn.Linear):
+    """Its output depends on the last inputs, which it keeps in a container."""
+
+    def __init__(self, container):
+        super().__init__(10, 1)
+        self.seen = MEMORIES[container]()
+
+    def forward(self, x):
+        if self.training:
+            add(self.seen, x.detach().mean())
+        values = self.seen.values() if hasattr(self.seen, "values") else self.seen
+        return super().forward(x) * (1 + sum(values))
+
+
+def add(seen, value):
+    if isinstance(seen, collections.deque):
+        seen.append(value)
+    elif isinstance(seen, collections.OrderedDict):
+        seen[len(seen) % 3] = value
+        seen.move_to_end(next(iter(seen)))
+    else:  # the other two count
+        seen[float(value) > 0] += 1 / 128
+
+
+MEMORIES = {
+    "deque": lambda: collections.deque(maxlen=2),
+    "OrderedDict": collections.OrderedDict,
+    "defaultdict": lambda: collections.defaultdict(float),
+    "Counter": collections.Counter,
+}
+
+
+@pytest.mark.parametrize("container", MEMORIES)
+@pytest.mark.parametrize("moment", [(1, 2), (2, 3)])
+def test_containers_of_plain_values_that_a_module_holds(path, container, moment):
+    def make():
+        return specification(Remembers).set_hparams(container=container), []
+
+    expected, found = interrupted(make, path, moment)
+    assert_same_run(expected, found)
+    assert type(found.model.seen) is type(expected.model.seen)
+    assert list(found.model.seen) == list(expected.model.seen)
+
+
+def test_a_deque_that_a_module_makes_on_the_way(path):
+    class Later(nn.Linear):
+        def __init__(self):
+            super().__init__(10, 1)
+            self.seen = None
+
+        def forward(self, x):
+            if self.seen is None:
+                self.seen = collections.deque(maxlen=2)
+            self.seen.append(x.detach().mean())
+            return super().forward(x) * (1 + sum(self.seen))
+
+    expected, found = interrupted(lambda: (specification(Later), []), path)
+    assert_same_run(expected, found)
+    assert found.model.seen.maxlen == 2
+
+
+def test_weights_that_a_module_lists_once_more(path):
+    # an LSTM does: it was trained on beside its own weights, once they were no longer frozen
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.fc = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, 1)
+            self.rnn.requires_grad_(False)
+
+        def forward(self, x):
+            return self.fc(self.rnn(x[..., None])[0][:, -1])
+
+    def make():
+        def thaw(ctx):
+            ctx.model.rnn.requires_grad_(ctx.epoch > 2)
+
+        return specification(Recurrent), [luz.Callback.from_functions(on_epoch_begin=thaw)]
+
+    assert_same_run(*interrupted(make, path, epochs=4))
+
+
+class SlottedLoss:
+    """Weighs the loss by what it has seen, in attributes of every kind."""
+
+    __slots__ = ("calls", "last")
+
+    def __init__(self):
+        self.calls, self.last = 0, collections.deque([1.0], 2)
+
+    def __call__(self, input, target):
+        loss = (input - target).square().mean()
+        if input.requires_grad:
+            self.calls += 1
+            self.last.append(float(loss.detach()))
+        return loss * (1 + self.calls / 64) / max(self.last)
+
+
+class LossModule(nn.Module):
+    """The same as a module, with a buffer that is not persistent."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("hidden", torch.ones(1), persistent=False)
+        self.calls, self.last = 0, collections.deque([1.0], 2)
+
+    def forward(self, input, target):
+        self.hidden *= 0.9
+        return SlottedLoss.__call__(self, input, target) * self.hidden
+
+
+def loss_function(input, target):
+    loss_function.calls += input.requires_grad
+    return (input - target).square().mean() * (1 + loss_function.calls / 64)
+
+
+@pytest.mark.parametrize("kind", [SlottedLoss, LossModule, "function", "method"])
+@pytest.mark.parametrize("moment", [(1, 2), (2, 3)])
+def test_attributes_of_a_loss(path, kind, moment):
+    def make():
+        loss_function.calls = 0
+        if kind == "function":
+            return specification(loss=loss_function), []
+        loss = SlottedLoss() if kind == "method" else kind()
+        return specification(loss=loss.__call__ if kind == "method" else loss), []
+
+    assert_same_run(*interrupted(make, path, moment))
+
+
+class Warming(torch.optim.SGD):
+    """Counts its steps in attributes."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.steps, self.rates = 0, collections.deque([1.0], 3)
+
+    def step(self, closure=None):
+        self.steps += 1
+        self.rates.append(1 / self.steps)
+        self.param_groups[0]["lr"] = 0.01 * sum(self.rates)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("moment", [(1, 2), (2, 3)])
+def test_attributes_of_an_optimizer(path, moment):
+    assert_same_run(*interrupted(lambda: (specification(optimizer=Warming), []), path, moment))
+
+
+# What cannot be kept must not change ---------------------------------------------------------
+
+
+class Meter:
+    """An object: no plain value."""
+
+    def __init__(self):
+        self.count, self.noise = 0, torch.zeros(2)
+
+
+class Counts(nn.Linear):
+    """Holds a meter, which a test changes."""
+
+    def __init__(self, change=None):
+        super().__init__(10, 1)
+        self.meter, self.change = Meter(), change
+
+    def forward(self, x):
+        if self.training and self.change:
+            self.change(self)
+        return super().forward(x)
+
+
+def count(module):
+    module.meter.count += 1
+
+
+def count_in_a_tensor(module):
+    module.meter.noise.data.add_(1)
+
+
+def replace(module):
+    module.meter = Meter()
+    module.meter.count = 3
+
+
+def add_another(module):
+    module.other = Meter()
+
+
+def hold(module):
+    module.change_of = count
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "kind"),
+    [
+        (count, "meter", "Meter"),
+        (count_in_a_tensor, "meter", "Meter"),
+        (replace, "meter", "Meter"),
+        (add_another, "other", "Meter"),
+        (hold, "change_of", "function"),
+    ],
+)
+def test_an_object_of_a_module_that_changes_is_named_after_the_first_batch(
+    resume, path, change, name, kind
+):
+    model = specification(Counts).set_hparams(change=change)
+    seen = []
+    counts = luz.Callback.from_functions(on_train_batch_end=lambda ctx: seen.append(ctx.iter))
+    told = rf"attribute '{name}' of the module 'Counts' must not change .* another {kind}: .*buffer"
+    with pytest.raises(LuzError, match=told):
+        fit(model, resume, counts)
+    assert seen == [1]
+    assert not path.exists()
+
+
+def test_an_object_that_changes_later_is_named_at_the_first_save_after_it(resume, path):
+    change = luz.Callback.from_functions(
+        on_epoch_begin=lambda ctx: ctx.epoch == 2 and count(ctx.model)
+    )
+    with pytest.raises(LuzError, match="'meter' of the module 'Counts'"):
+        fit(specification(Counts), resume, change)
+    assert read_checkpoint(path)["epoch"] == 1
+
+
+def test_objects_of_a_loss_and_an_optimizer_are_named(resume):
+    class Metered(nn.MSELoss):
+        def __init__(self):
+            super().__init__()
+            self.meter = Meter()
+
+        def forward(self, input, target):
+            self.meter.count += 1
+            return super().forward(input, target)
+
+    class Stepped(torch.optim.SGD):
+        def step(self, closure=None):
+            self.meter = Meter()
+            return super().step(closure)
+
+    with pytest.raises(LuzError, match=r"'meter' of the loss 'Metered' .* in a buffer"):
+        fit(specification(loss=Metered()), resume)
+    with pytest.raises(LuzError, match=r"'meter' of the optimizer 'opt' .* in its `state`"):
+        fit(specification(optimizer=Stepped), resume)
+
+
+def test_a_teacher_that_is_hidden_in_a_list_must_not_learn(resume):
+    class Student(nn.Linear):
+        def __init__(self, learns=False):
+            super().__init__(10, 1)
+            self.teacher, self.learns = [nn.Linear(10, 1).requires_grad_(False)], learns
+
+        def forward(self, x):
+            if self.learns:
+                self.teacher[0].weight.data.lerp_(self.weight.data, 0.1)
+            return super().forward(x) + self.teacher[0](x)
+
+    fit(specification(Student), resume, epochs=1)
+    with pytest.raises(LuzError, match="'teacher' of the module 'Student'"):
+        fit(specification(Student).set_hparams(learns=True), resume)
+
+
+def test_what_a_module_keeps_in_extra_state_is_its_own_concern(path):
+    class Own(Counts):
+        def get_extra_state(self):
+            return {"count": self.meter.count}
+
+        def set_extra_state(self, state):
+            self.meter.count = state["count"]
+
+        def forward(self, x):
+            return super().forward(x) * (1 + self.meter.count / 64)
+
+    def make():
+        return specification(Own).set_hparams(change=count), []
+
+    expected, found = interrupted(make, path)
+    assert torch.equal(found.model.weight, expected.model.weight)
+    assert found.model.meter.count == expected.model.meter.count == 9
+
+
+def test_an_extra_state_of_a_loss_that_cannot_be_kept_is_an_error(resume, path):
+    class Own(nn.MSELoss):
+        def get_extra_state(self):
+            return Meter()
+
+        def set_extra_state(self, state):
+            pass
+
+    with pytest.raises(LuzError, match=r"The loss must have a state of tensors .* got state_dict"):
+        fit(specification(loss=Own()), resume)
+    assert not path.exists()
+
+
+class Everything(nn.Module):
+    """Attributes of many kinds, none of which changes; and one that belongs to each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(10, 1)
+        self.meter, self.function, self.local = Meter(), count, lambda: 3
+        self.again, self.same = [self.fc], {"weight": self.fc.weight}
+        self.drawn = [random.Random(3), np.random.default_rng(3)]
+        self.file, self.lock = sys.__stdout__, threading.Lock()
+        self.counted = torchmetrics.MeanMetric()
+        self.array = np.array([Meter()], dtype=object)
+        self.posterior = None
+
+    def forward(self, x):
+        mean = self.fc(x)
+        self.posterior = torch.distributions.Normal(mean, 1.0)
+        self.drawn[0].random(), self.drawn[1].random()
+        self.counted.update(mean.detach())
+        self.again[0].bias.data.add_(0)
+        return mean + 0.01 * self.drawn[0].random()
+
+
+@pytest.mark.parametrize("moment", [(1, 1), (2, 2)])
+def test_what_does_not_change_or_is_of_one_batch_may_be_anything(path, moment):
+    expected, found = interrupted(
+        lambda: (specification(Everything), []), path, moment, valid_data=0.2
+    )
+    assert_same_run(expected, found)
+    assert torch.equal(found.model.counted.compute(), expected.model.counted.compute())
+
+
+def test_the_configuration_of_hugging_faces_models(path):
+    transformers = pytest.importorskip("transformers")
+
+    def make():
+        config = transformers.GPT2Config(vocab_size=9, n_embd=8, n_layer=2, n_head=2, n_positions=4)
+        model = luz.setup(lambda: transformers.GPT2LMHeadModel(config), None, torch.optim.AdamW)
+        return model.set_opt_hparams(lr=0.01), []
+
+    ids = torch.arange(96).reshape(24, 4) % 9
+    data = {"input_ids": ids, "labels": ids}
+    options = {"data": data, "batch_size": 8}
+    assert_same_run(*interrupted(make, path, **options))
 
 
 def test_buffers_that_are_not_persistent(path):
