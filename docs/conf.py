@@ -74,6 +74,7 @@ default_role = "py:obj"  # names in docstrings
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autosummary_generate = False
+toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_use_ivar = True  # attributes as a list
 
