@@ -381,6 +381,8 @@ def test_the_only_optimizer_is_ctx_opt_in_a_modules_own_step():
             seen.append((ctx.training, ctx.opt_name, ctx.opt is ctx.optimizers["opt"]))
 
     fit(spec(Looking), valid_data=(X, Y), epochs=1)
+    before, seen = seen[0], seen[1:]  # one batch of validation is tried before the run
+    assert before == (False, "opt", True)
     assert seen == [(True, "opt", True)] * BATCHES + [(False, "opt", True)] * BATCHES
 
 
@@ -520,8 +522,8 @@ def failing_module(base=Flippable):
 
 
 # Each fails in epoch 2 at iteration 2: at the sixth batch, or the 21st row.
-def failing_rows():
-    return counted(21, lambda index: (X[index], Y[index]))
+def failing_rows(before=0):
+    return counted(21 + before, lambda index: (X[index], Y[index]))
 
 
 FAILURES = {
@@ -543,7 +545,10 @@ FAILURES = {
         ),
         ["`data`"],
     ),
-    "valid_data": (lambda: fit(valid_data=Rows(failing_rows())), ["`valid_data`"]),
+    "valid_data": (  # one batch of which is tried before the run
+        lambda: fit(valid_data=Rows(failing_rows(before=4))),
+        ["`valid_data`"],
+    ),
     "module": (lambda: fit(spec(failing_module())), []),
     "module, own step": (lambda: fit(spec(failing_module(OwnStep))), []),
 }

@@ -347,6 +347,8 @@ def where(ctx: Context) -> str:
     """Where in the run we are, for messages."""
     if not ctx.epoch and not ctx.iter:
         return "before the first epoch"
+    if not ctx.epoch and not ctx.training and ctx.train_data is not None:
+        return "in the validation before the first epoch"
     part = "training" if ctx.training else "validation"
     if not internals(ctx).opt_names:
         part = "prediction"

@@ -14,6 +14,7 @@ from luzpy.callbacks.metrics import Metrics
 from luzpy.callbacks.profile import Profile
 from luzpy.callbacks.progress import Progress
 from luzpy.callbacks.train_valid import TrainValid
+from luzpy.callbacks.valid_check import ValidCheck
 from luzpy.core import loop
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, internals
@@ -48,6 +49,7 @@ FIT_DEFAULTS: tuple[type[Callback], ...] = (
     LossWatch,
     Progress,
     Interrupt,
+    ValidCheck,
 )
 
 
