@@ -170,3 +170,29 @@ def test_a_fitted_model_that_is_trained_further_goes_on_with_it():
     assert further.evaluate(DATA, verbose=False, accelerator=CPU)["loss"] == pytest.approx(
         expected_loss(expected(X), Y).item()
     )
+
+
+@pytest.mark.parametrize(
+    ("clip", "by_hand"),
+    [
+        (luz.callbacks.GradientClip(0.5), lambda ps: nn.utils.clip_grad_norm_(ps, 0.5)),
+        (
+            luz.callbacks.GradientClip(clip_value=0.01),
+            lambda ps: nn.utils.clip_grad_value_(ps, 0.01),
+        ),
+    ],
+    ids=["norm", "value"],
+)
+def test_all_that_the_optimizer_steps_is_clipped(clip, by_hand):
+    spec = regression(lambda: nn.Linear(5, 4), loss=ArcFace(), lr=0.5)
+    module, loss_fn = spec(), ArcFace()
+    parameters = [*module.parameters(), *loss_fn.parameters()]
+    optimizer = torch.optim.SGD(parameters, 0.5)
+    for x, y in DataLoader(DATA, 8):
+        optimizer.zero_grad()
+        loss_fn(module(x), y).backward()
+        by_hand(parameters)
+        optimizer.step()
+    fitted = fit(spec, 1, callbacks=clip)
+    found = [*fitted.model.parameters(), *fitted.spec.loss.parameters()]
+    assert all(torch.equal(one, other) for one, other in zip(found, parameters, strict=True))

@@ -8,6 +8,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
+from luzpy.core.modules import trained_parameters
 from luzpy.ground.arguments import check_number, is_number
 
 
@@ -15,7 +16,8 @@ from luzpy.ground.arguments import check_number, is_number
 class GradientClip(Callback):
     """Scales the gradients down to a norm of at most `max_norm` before every optimizer step.
 
-    The norm is taken over all parameters of the model that have a gradient. Under `MixedPrecision`,
+    The norm is taken over all parameters that have a gradient: the model's, and what else the
+    optimizers step, such as parameters of the loss. Under `MixedPrecision`,
     the gradients are unscaled first (R luz clips the scaled ones). A module with its own `step`
     must call `ctx.call("on_train_batch_before_step")` before it steps. Port of R luz's
     `luz_callback_gradient_clip()`.
@@ -61,9 +63,9 @@ class GradientClip(Callback):
 
     def on_train_batch_before_step(self, ctx: Context) -> None:
         if self.clip_value is not None:
-            clip_grad_value_(ctx.model.parameters(), self.clip_value)
+            clip_grad_value_(trained_parameters(ctx), self.clip_value)
             return
-        clip_grad_norm_(ctx.model.parameters(), self.max_norm, self.norm_type)
+        clip_grad_norm_(trained_parameters(ctx), self.max_norm, self.norm_type)
 
     def __repr__(self) -> str:
         if self.clip_value is not None:
