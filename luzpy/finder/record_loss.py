@@ -23,6 +23,10 @@ from luzpy.ground.types import Batch, Data
 LOOK_EVERY = 10
 # A rung is one optimizer step. A run in which this many batches pass without one never ends.
 MAX_BATCHES_WITHOUT_STEP = 1_000
+# Nor one of which so many batches have stepped without a loss.
+MAX_BATCHES_WITHOUT_LOSS = 100
+
+_Losses = dict[str, torch.Tensor]
 
 
 @attrs.frozen
@@ -77,7 +81,7 @@ class RecordLoss(Callback):
         # What has not been read from the device yet: of whole rungs, and of the one under way.
         self._pending: list[torch.Tensor] = []
         self._valid_pending: list[torch.Tensor] = []
-        self._partial_step: list[torch.Tensor] = []
+        self._partial_step: list[_Losses] = []
 
     def on_train_batch_begin(self, ctx: Context) -> None:
         if self.valid_data is None or self._partial_step:
@@ -89,10 +93,13 @@ class RecordLoss(Callback):
         self._valid_pending.append(loss)
 
     def on_train_batch_end(self, ctx: Context) -> None:
-        loss = self.loss_of(ctx) * getattr(ctx.data, "weight", 1)  # of its share of all rows
-        self._partial_step.append(loss)
+        losses = self._losses_of(ctx)
+        weight = getattr(ctx.data, "weight", None)  # of the batch's share of all rows
+        if weight is not None:
+            losses = {name: loss * weight for name, loss in losses.items()}
+        self._partial_step.append(losses)
+        batches = len(self._partial_step)
         if not self.sweep.all_stepped:
-            batches = len(self._partial_step)
             if batches > MAX_BATCHES_WITHOUT_STEP or self.sweep.nothing_steps(ctx):
                 raise LuzError(
                     f"`step` must step the optimizer: it did not in {batches} "
@@ -100,8 +107,15 @@ class RecordLoss(Callback):
                     "`ctx.opt.step()` trains nothing that luzpy can vary."
                 )
             return
-        rung = self._partial_step
-        self._pending.append(rung[0] if len(rung) == 1 else torch.stack(rung).mean(0))
+        loss = self._rung_loss()
+        if loss is None:  # of batches without one: the rung goes on until there is one
+            if batches >= MAX_BATCHES_WITHOUT_LOSS:
+                raise LuzError(
+                    "`step` must set `ctx.loss`, which the learning rate finder records: it did "
+                    f"not in {batches} batches."
+                )
+            return
+        self._pending.append(loss)
         self._partial_step = []
         self.sweep.advance()
         last = self.sweep.rung == len(self.sweep.rates)
@@ -148,21 +162,39 @@ class RecordLoss(Callback):
         valid = [rung[index] for rung in self._valid_losses[: last + 1]]
         return Sweep(losses, valid + [math.nan] * (len(losses) - len(valid)), stopped)
 
-    def loss_of(self, ctx: Context) -> torch.Tensor:
-        """The batch's loss in each model: the varied optimizer's, else the mean over optimizers."""
+    def loss_of(self, ctx: Context) -> torch.Tensor | None:
+        """The batch's loss in each model, if it has one: the varied optimizer's, else the mean."""
+        return self._mean({name: [loss] for name, loss in self._losses_of(ctx).items()})
+
+    def _losses_of(self, ctx: Context) -> _Losses:
+        """The batch's losses by name, of each model; none if it has none."""
         if self.ensemble is not None:
-            return self.ensemble.losses
+            return {"": self.ensemble.losses}
         loss: Batch = ctx.loss
-        if is_mapping(loss):
-            if not loss:
-                raise LuzError("`step` must set `ctx.loss`; the learning rate finder records it.")
-            if self.sweep.opt_name in loss:
-                loss = loss[self.sweep.opt_name]
-            elif len(loss) == 1:
-                loss = next(iter(loss.values()))
-            else:
-                loss = torch.stack([torch.as_tensor(v).reshape(()) for v in loss.values()]).mean()
-        return torch.as_tensor(loss).detach().reshape(1)
+        named: dict[str, Batch] = dict(loss) if is_mapping(loss) else {"": loss}
+        return {name: torch.as_tensor(v).detach().reshape(1) for name, v in named.items()}
+
+    def _rung_loss(self) -> torch.Tensor | None:
+        """The loss of the rung under way: each one's mean over the batches that had it."""
+        if len(self._partial_step) == 1:
+            return self._mean({name: [loss] for name, loss in self._partial_step[0].items()})
+        lists: dict[str, list[torch.Tensor]] = {}
+        for losses in self._partial_step:
+            for name, loss in losses.items():
+                lists.setdefault(name, []).append(loss)
+        return self._mean(lists)
+
+    def _mean(self, lists: dict[str, list[torch.Tensor]]) -> torch.Tensor | None:
+        """The varied optimizer's loss, else the mean over optimizers; None if there is none."""
+        own = self.sweep.opt_name
+        if own in lists:
+            lists = {own: lists[own]}
+        means = [_mean_of(losses) for losses in lists.values()]
+        return _mean_of(means) if means else None
+
+
+def _mean_of(losses: list[torch.Tensor]) -> torch.Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
 
 
 def _means(ctx: Context, losses: list[torch.Tensor]) -> list[list[float]]:

@@ -21,11 +21,11 @@ def validation_loss(
     ctx: Context,
     data: Data,
     callbacks: Sequence[HookOwner],
-    loss_of: Callable[[Context], torch.Tensor],
+    loss_of: Callable[[Context], torch.Tensor | None],
 ) -> torch.Tensor | None:
     """The loss of each model on `data`, averaged over samples, with the current weights.
 
-    None if not one row was seen.
+    None if there is not one loss.
     """
     seen = validation_losses(ctx, data, callbacks, loss_of)
     if not seen:
@@ -37,7 +37,7 @@ def validation_losses(
     ctx: Context,
     data: Data,
     callbacks: Sequence[HookOwner],
-    loss_of: Callable[[Context], torch.Tensor],
+    loss_of: Callable[[Context], torch.Tensor | None],
 ) -> list[tuple[torch.Tensor, int]]:
     """The loss of each model in each batch of `data` with the current weights, and its rows.
 
@@ -47,9 +47,10 @@ def validation_losses(
     seen: list[tuple[torch.Tensor, int]] = []
 
     def add_batch(validation: Context) -> None:
-        loss = loss_of(validation).to(widest_float(validation.device))
-        rows = internals(validation).n_rows
-        seen.append((loss, rows))
+        loss = loss_of(validation)
+        if loss is not None:  # a step of the user's own may set none
+            dtype = widest_float(validation.device)
+            seen.append((loss.to(dtype), internals(validation).n_rows))
 
     run, reason = internals(ctx), None
     add = Callback.from_functions(weight=float("inf"), on_valid_batch_end=add_batch)
