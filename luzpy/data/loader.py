@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from luzpy.data.dataset import InMemoryDataset, as_dataset, is_in_memory, length_of
 from luzpy.ground.devices import free_memory
-from luzpy.ground.nested import tensors_in, to_device
+from luzpy.ground.nested import is_sequence, tensors_in, to_device
 from luzpy.ground.types import Data, Loader, Rows
 
 Options = Mapping[str, Any]
@@ -41,6 +41,7 @@ def as_dataloader(x: Data, **options: Any) -> Loader:
         >>> [batch[0].shape[0] for batch in loader]
         [2, 2, 1]
     """
+    x = _with_batches(x)
     if isinstance(x, DataLoader):
         if options:
             raise ValueError(
@@ -99,6 +100,7 @@ def train_loader(data: Data, options: Options | None) -> Loader:
     Raises:
         ValueError: If it would give no batch.
     """
+    data = _with_batches(data)
     if isinstance(data, DataLoader):
         return _checked(as_dataloader(data, **(options or {})), "data")
     dataset = as_dataset(data)
@@ -129,6 +131,7 @@ def eval_loader(
     Raises:
         ValueError: If it would give no batch.
     """
+    data = _with_batches(data)
     if isinstance(data, DataLoader):
         if beside_train is None:
             return _checked(as_dataloader(data, **(options or {})), name)
@@ -150,6 +153,17 @@ def eval_loader(
     for option in _SAMPLING:
         chosen.pop(option, None)
     return _checked(as_dataloader(dataset, **chosen), name)
+
+
+def _with_batches(data: Data) -> Data:
+    """A DataLoader of what gives batches already, as webdataset's WebLoader does.
+
+    It is an iterable dataset with a DataLoader at the start of its pipeline.
+    """
+    stages = getattr(data, "pipeline", None)
+    gives_batches = is_sequence(stages) and stages and isinstance(stages[0], DataLoader)
+    is_stream = isinstance(data, IterableDataset)
+    return DataLoader(cast(Rows, data), batch_size=None) if gives_batches and is_stream else data
 
 
 def _check_rows(dataset: Rows, name: str) -> None:
