@@ -11,6 +11,7 @@ from torch import nn
 
 from luzpy.core.build import build_model
 from luzpy.core.context import Loss
+from luzpy.core.own_methods import check_own_names
 from luzpy.core.spec import ModuleMaker, OptimizerMaker, Spec
 from luzpy.data.unpacking import Unpack
 from luzpy.finder.finder import lr_finder
@@ -209,6 +210,8 @@ def setup(
             f"got {module!r}."
         )
     known = isinstance(module, (nn.Module, type))  # what a function makes is seen only later
+    if known:
+        check_own_names(module)
     if optimizer is None and known and not hasattr(module, "set_optimizers"):
         raise ValueError(
             "`optimizer` must be given, or the module have a method `set_optimizers`, got None."

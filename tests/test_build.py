@@ -1,5 +1,8 @@
 import functools
 import random
+import subprocess
+import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -292,3 +295,141 @@ def test_models_that_threads_build_at_once_are_what_they_are_alone():
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda spec: spec().weight, specs * 5))
     assert all(torch.equal(a, b) for a, b in zip(alone * 5, found, strict=True))
+
+
+# What a function has made
+
+
+def keeping(how):
+    """A function that makes a module, and what it keeps of it: tensors, or a NumPy array."""
+    kept = nn.Linear(3, 1)
+    if how == "a module in a list":
+        modules = [nn.Sequential(kept)]
+        return lambda: modules[0], kept.weight
+    if how == "a module in a cache":
+        make = functools.lru_cache(lambda: nn.Sequential(nn.Linear(3, 1)))
+        return make, make()[0].weight
+    if how == "a part":
+        return lambda: nn.Sequential(nn.Linear(3, 3), kept), kept.weight
+    array = np.ones((1, 3), dtype=np.float32)
+    tensor = torch.ones(2, 3)
+    given = {
+        "a parameter": lambda: kept.weight,
+        "a tensor": lambda: nn.Parameter(kept.weight.data),
+        "a part of a tensor": lambda: nn.Parameter(tensor[:1]),
+        "an array": lambda: nn.Parameter(torch.from_numpy(array)),
+    }
+    if how in given:
+
+        def make():
+            module = nn.Linear(3, 1)
+            module.weight = given[how]()
+            return module
+
+        outside = {"a part of a tensor": tensor, "an array": array}
+        return make, outside.get(how, kept.weight)
+    loose = []
+
+    def make():
+        module = nn.Linear(3, 1)
+        if how == "a list of parameters":
+            loose[:] = [module.weight]
+        elif how == "a graph":
+            loose[:] = [module.weight.square().sum()]
+        elif how == "a weak reference":
+            loose[:] = [weakref.ref(module.weight)]
+        elif how == "a function":
+            module.register_forward_pre_hook(lambda *args, weight=module.weight: None)
+            loose[:] = module._forward_pre_hooks.values()
+        return module
+
+    return make, loose
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a module in a list",
+        "a module in a cache",
+        "a part",
+        "a parameter",
+        "a tensor",
+        "a part of a tensor",
+        "an array",
+    ],
+)
+def test_what_a_function_keeps_is_not_trained(how):
+    make, outside = keeping(how)
+    outside = outside if isinstance(outside, np.ndarray) else outside.detach().numpy()
+    before = outside.copy()
+    fitted = fit(sgd_model(make))
+    assert not np.array_equal(weights(fitted.model)[:3], before.ravel()[:3])
+    assert np.array_equal(outside, before)
+
+
+@pytest.mark.parametrize(
+    "how", ["a list of parameters", "a graph", "a weak reference", "a function", "nothing"]
+)
+def test_a_tensor_is_taken_over_only_where_nobody_else_has_it(how):
+    """A graph of a weight, say, or a function would see it change."""
+    memory = []
+    make, kept = keeping(how)
+
+    def remembering():
+        module = make()
+        memory[:] = [p.data_ptr() for p in module.parameters()]
+        return module
+
+    model = sgd_model(remembering)()
+    assert (model.weight.data_ptr() == memory[0]) is (how == "nothing")
+    assert bool(kept) is (how != "nothing")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)),
+        lambda: nn.TransformerEncoderLayer(4, 2, batch_first=True),
+        lambda: nn.LSTM(3, 4, 2),
+    ],
+    ids=["nested", "attention", "recurrent"],
+)
+def test_a_module_that_was_just_made_keeps_its_tensors(make):
+    memory = {}
+
+    def remembering():
+        module = make()
+        memory.update((name, t.data_ptr()) for name, t in module.state_dict().items())
+        return module
+
+    model = luz.setup(remembering, nn.MSELoss(), torch.optim.SGD)()
+    assert {name: t.data_ptr() for name, t in model.state_dict().items()} == memory
+
+
+PEAK = """
+import resource
+import torch
+from torch import nn
+import luzpy as luz
+
+class Large(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.rows = nn.Linear(3, 1), nn.Parameter(torch.ones(50, 2**20), False)
+
+    def forward(self, x):
+        return self.fc(x)
+
+model = luz.setup(lambda: Large(), nn.MSELoss(), torch.optim.SGD).set_opt_hparams(lr=0.1)
+torch.ones(50, 2**20)  # the peak is at least that of one model from here on
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+fitted = model.fit((torch.ones(32, 3), torch.ones(32, 1)), 1, verbose=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted in other units elsewhere")
+def test_a_module_that_a_function_makes_takes_its_memory_once():
+    """A model of 200 MB."""
+    ran = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) / 1024 < 100  # a second one takes 200

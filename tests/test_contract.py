@@ -1209,24 +1209,6 @@ def test_a_module_may_change_its_class_in_a_run():
     assert not hasattr(nn.Linear(2, 1), "ctx")
 
 
-class Rooted(nn.Linear):
-    ctx = "mine"
-
-
-class Derived(Rooted):
-    pass
-
-
-def test_a_ctx_of_the_class_is_there_for_other_modules_and_after_the_run():
-    other, seen = Derived(2, 1), []
-    fitted = fit(
-        spec(lambda: Derived(2, 1)),
-        callbacks=[on(on_epoch_end=lambda ctx: seen.append((other.ctx, ctx.model.ctx is ctx)))],
-    )
-    assert seen == [("mine", True)] * 2
-    assert fitted.model.ctx == other.ctx == "mine"
-
-
 def test_a_reason_to_stop_is_a_word():
     with pytest.raises(ValueError, match="`reason` must not be empty"):
         fit(callbacks=[on(on_epoch_end=lambda ctx: ctx.stop(""))])

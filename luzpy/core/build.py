@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from luzpy.core.arguments import check_arguments
+from luzpy.core.fresh import unshared_tensors
 from luzpy.core.modules import named_parts
+from luzpy.core.own_methods import check_own_names
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.ground.random_state import preserved_random_state, seed_all
@@ -31,7 +34,8 @@ def build_model(spec: Spec[Result], hparams: Mapping[str, object], run: int = 0)
         The module. The global random state is as it was before.
 
     Raises:
-        TypeError: If `module` makes something else than an `nn.Module`.
+        TypeError: If `module` makes something else than an `nn.Module`, or one that luzpy cannot
+            use.
         ValueError: If other weights are asked of a module instance that cannot be re-initialised.
     """
     # One at a time: all threads draw from the same generators.
@@ -44,15 +48,24 @@ def build_model(spec: Spec[Result], hparams: Mapping[str, object], run: int = 0)
             return model
         check_arguments("hparams", spec.module, (), hparams)
         # A module among the arguments becomes a part of the model, and would be trained in place.
-        model: Any = spec.module(**copy.deepcopy(dict(hparams)))
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"`module` must make an nn.Module, got {type(model).__name__}.")
-        # A function may hand out one and the same module; a class cannot.
-        return model if isinstance(spec.module, type) else copied(model)
+        made: list[Any] = [spec.module(**copy.deepcopy(dict(hparams)))]
+        if not isinstance(made[0], nn.Module):
+            raise TypeError(f"`module` must make an nn.Module, got {type(made[0]).__name__}.")
+        check_own_names(made[0])
+        if isinstance(spec.module, type):
+            return made[0]
+        # A function may hand out one and the same module, or give it tensors of others.
+        own = unshared_tensors(made)
+        return copied(made[0], own)
 
 
-def copied(module: nn.Module) -> nn.Module:
-    """A copy of `module`; where torch copies less than all, a warning says so."""
+def copied(module: nn.Module, own: Sequence[torch.Tensor] = ()) -> nn.Module:
+    """A copy of `module`; where torch copies less than all, a warning says so.
+
+    Args:
+        module: What is copied.
+        own: Tensors that the copy takes over, for nobody else needs them.
+    """
     if any(getattr(part, "_compiled_call_impl", None) for _, part in named_parts(module)):
         warnings.warn(
             "`module` runs uncompiled: it was compiled in place, by its method `compile()`, which "
@@ -60,7 +73,7 @@ def copied(module: nn.Module) -> nn.Module:
             UserWarning,
             stacklevel=2,
         )
-    return copy.deepcopy(module)
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in own})
 
 
 def reset_parameters(model: nn.Module) -> None:

@@ -78,6 +78,17 @@ def _unbind(kind: type[nn.Module], module: nn.Module, ctx: Context) -> None:
             type.__setattr__(kind, "ctx", bound.replaced)
 
 
+def has_own_context(module: nn.Module | type[nn.Module]) -> bool:
+    """Whether a module, or a class of modules, has an attribute `ctx` of the user's."""
+    kind = module if isinstance(module, type) else type(module)
+    of_classes = [vars(base).get("ctx", _MISSING) for base in kind.__mro__]
+    own = [c.replaced if isinstance(c, _BoundContext) else c for c in of_classes]
+    held: dict[str, Any] = {} if isinstance(module, type) else vars(module)
+    inner = ("_parameters", "_buffers", "_modules")
+    names = {*held, *(name for part in inner for name in held.get(part, ()))}
+    return "ctx" in names or any(found is not _MISSING for found in own)
+
+
 @contextmanager
 def bound(ctx: Context) -> Generator[None]:
     """Let the user's module read `self.ctx`, during the run and only then."""

@@ -18,6 +18,7 @@ from luzpy.core.context import Context, Internals, internals
 from luzpy.core.fetch import unpack_of
 from luzpy.core.loss import loss_internals, scores_of
 from luzpy.core.modules import in_eval_mode, unwrapped
+from luzpy.core.own_methods import binding_error, shown_call
 from luzpy.core.result import Result, check_fitted
 from luzpy.data.columns import warn_if_not_finite, with_input_columns
 from luzpy.data.loader import Options, eval_loader, resident
@@ -112,8 +113,12 @@ def predict(
     function: Callable[..., Batch] = getattr(unwrapped(model), "predict", model)
     if kwargs:
         function = partial(function, **kwargs)
-    with in_eval_mode(model):
-        predicted = [(_taken(ctx, pred), _rows(ctx)) for pred in loop.predict(ctx, function)]
+    try:
+        with in_eval_mode(model):
+            predicted = [(_taken(ctx, pred), _rows(ctx)) for pred in loop.predict(ctx, function)]
+    except TypeError as err:
+        _check_call(ctx, function, err)
+        raise
     predicted = accelerator.gather_batches(predicted, loader)
     predictions = [pred for pred, _ in predicted]
     if not stack:
@@ -157,6 +162,20 @@ def _check_arguments(model: nn.Module, kwargs: Values) -> None:
             f"`predict` of {name} must take the further arguments, got "
             f"{', '.join(f'{key}={value!r:.60}' for key, value in kwargs.items())}: {err}."
         ) from err
+
+
+def _check_call(ctx: Context, function: Callable[..., Batch], err: TypeError) -> None:
+    """Raise from an error what is wrong with the module's own `predict`, if that is it."""
+    unpacking, own = internals(ctx).unpacking, getattr(unwrapped(ctx.model), "predict", None)
+    by_keyword = unpacking is not None and unpacking.by_keyword
+    if own is None or by_keyword or binding_error(function, None) is None:
+        return
+    raise TypeError(
+        f"`predict` of {type(unwrapped(ctx.model)).__name__} must be a method of the input, got "
+        f"{shown_call(own)}: luzpy calls `predict(input)` for each batch. Give further arguments "
+        "by keyword, `fitted.predict(newdata, name=value)`, or rename the method if it is "
+        "something else."
+    ) from err
 
 
 _PARAMETERS = [name for name in inspect.signature(predict).parameters if name != "kwargs"]
