@@ -1,5 +1,6 @@
 """What several folders of tests need."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,7 +12,30 @@ import pytest
 # They hold no doctests, and all have one name.
 collect_ignore_glob = ["*conftest.py"]
 
+TESTS = Path(__file__).parent
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+def pytest_collection_modifyitems(items):
+    """The vignettes come first, since they take longest, and the site, which shows them, last."""
+    first, last = TESTS / "vignettes", TESTS / "test_site.py"
+    items.sort(key=lambda item: (first not in item.path.parents, item.path == last))
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: no test that collects garbage need look through it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """By default a worker that has no more to do takes over tests of another one."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

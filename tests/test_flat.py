@@ -64,7 +64,8 @@ def test_a_later_step_holds_no_more_objects_than_an_earlier_one():
 def test_a_later_step_holds_no_more_memory_than_an_earlier_one():
     tracemalloc.start()
     try:
-        grown = growth(lambda: tracemalloc.get_traced_memory()[0])
+        for _ in range(2):  # what is kept from the first use on fills up in the first run
+            grown = growth(lambda: tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
     assert grown < 256 * 8  # less than a pointer a step

@@ -7,6 +7,8 @@ import sys
 import matplotlib.image
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
