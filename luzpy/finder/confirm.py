@@ -51,22 +51,19 @@ class Confirmation:
                 the sweep went through.
         """
         rates = self._spread() if plain is None else rates_around(plain, self.rounds)
-        start = self._trial(0.0, 1, 0)
+        start = self._trials([0.0], 1, 1)
         if start is None:
             return [], None
         rounds: list[list[Trial]] = []
         for left in reversed(range(self.rounds)):
-            trials: list[Trial] = []
+            steps = max(1, self.steps // 2**left)
+            trials = self._trials(rates, steps, self._n_seeds() if left == 0 else 1)
+            if trials is None:
+                return [trial for trials in rounds for trial in trials], None
             rounds.append(trials)
-            for run in range(self._n_seeds() if left == 0 else 1):
-                for lr in rates:
-                    trial = self._trial(lr, max(1, self.steps // 2**left), run)
-                    if trial is None:
-                        return [trial for trials in rounds for trial in trials], None
-                    trials.append(trial)
             rates = survivors(trials, plain)
         every = [trial for trials in rounds for trial in trials]
-        return every, judge(rounds, start.loss, plain)
+        return every, judge(rounds, start[0].loss, plain)
 
     def _spread(self) -> list[float]:
         low, high = self.runs.rates[0], self.runs.rates[-1]
@@ -79,17 +76,17 @@ class Confirmation:
             return 1
         return LAST_SEEDS
 
-    def _trial(self, lr: float, steps: int, run: int) -> Trial | None:
-        """A training at one rate; at zero, what the held-out rows are before any."""
-        runs = attrs.evolve(
-            self.runs, rates=[lr] * steps, valid_data=None, stop_div=None, is_frozen=lr == 0
-        )
-        model = prepare_model(self.runs.spec, self.runs.accelerator, run)
-        found = runs.trained(model, self.held_out)
-        if found is None:
+    def _trials(self, rates: Sequence[float], steps: int, seeds: int) -> list[Trial] | None:
+        """A training at each rate from each initial weights; None if one was stopped."""
+        pairs = [(lr, run) for run in range(seeds) for lr in rates]
+        runs = attrs.evolve(self.runs, rates=[0.0] * steps, valid_data=None, stop_div=None)
+        every = runs.trained(pairs, self.held_out)
+        if every is None:
             return None
-        losses, rows = (np.array(part, dtype=float) for part in found)
-        return Trial(lr, steps, self.runs.spec.seed + run, losses, rows)
+        return [
+            Trial(lr, steps, self.runs.spec.seed + run, np.array(found.losses), np.array(found.rows))
+            for (lr, run), found in zip(pairs, every, strict=True)
+        ]
 
 
 def suggested(rates: Sequence[float], swept: Sequence[Sweep]) -> float | None:

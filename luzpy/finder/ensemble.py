@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import cast
+from typing import cast, final
 
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from luzpy.core.context import Loss, Optimizers
+from luzpy.core.callback import Callback
+from luzpy.core.context import Context, Loss, Optimizers, at_exit
 from luzpy.core.loss_shapes import is_crossed
+from luzpy.core.optimizers import after_step, rate_scales
 from luzpy.ground.types import Batch, Values
 
 # These update every weight by itself, so that weights stacked along a new dimension are updated
@@ -76,6 +78,41 @@ class Ensemble(nn.Module):
             return losses.sum()
 
         return total
+
+
+@final
+class RatesApart(Callback):
+    """Gives each model of an ensemble a learning rate of its own.
+
+    The optimizers of `ELEMENTWISE` move a weight by the learning rate times what does not depend on
+    it. So they step at a rate of 1, and each model goes the share of the way that is its rate.
+
+    Args:
+        rates: The learning rate of each model.
+    """
+
+    weight: float = float("-inf")
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        self.rates = rates
+
+    def on_fit_begin(self, ctx: Context) -> None:
+        ((name, optimizer),) = ctx.optimizers.items()
+        scales = zip(optimizer.param_groups, rate_scales(ctx, name), strict=True)
+        self.weights: list[torch.Tensor] = [
+            weight for group, scale in scales if scale is not None for weight in group["params"]
+        ]
+        at_exit(ctx, optimizer.register_step_pre_hook(self._keep).remove)
+        at_exit(ctx, after_step(optimizer, self._scale))
+
+    def _keep(self, *_: object) -> None:
+        self.before = [weight.detach().clone() for weight in self.weights]
+
+    @torch.no_grad()
+    def _scale(self) -> None:
+        for weight, before in zip(self.weights, self.before, strict=True):
+            rates = torch.tensor(self.rates, dtype=weight.dtype, device=weight.device)
+            weight.copy_(before.lerp(weight, rates.reshape(-1, *[1] * (weight.ndim - 1))))
 
 
 def why_apart(

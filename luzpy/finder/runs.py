@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import final
 
 import attrs
@@ -24,8 +24,8 @@ from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.data.batches import batches
 from luzpy.distributed.accelerator import Accelerator
-from luzpy.finder.ensemble import ELEMENTWISE, Ensemble, swap_parameters, why_apart
-from luzpy.finder.held_out import HeldOutLoss
+from luzpy.finder.ensemble import ELEMENTWISE, Ensemble, RatesApart, swap_parameters, why_apart
+from luzpy.finder.held_out import HeldOut, HeldOutLoss
 from luzpy.finder.record_loss import RecordLoss, Sweep
 from luzpy.finder.sweep import SweepLR
 from luzpy.ground.nested import tensors_in
@@ -61,7 +61,7 @@ class Runs:
             verbose: Whether to say how several are run.
         """
         if runs > 1:
-            together = self._why_no_ensemble() or self._ensemble(runs)
+            together = self._together(range(runs))
             apart = isinstance(together, str)
             if verbose:
                 print(f"{runs} runs {f'one after another: {together}' if apart else 'together'}")
@@ -140,9 +140,12 @@ class Runs:
             return "the data can only be gone through from its start"
         return None
 
-    def _ensemble(self, runs: int) -> tuple[Context, Ensemble] | str:
-        """A context that trains all models at once; else why not."""
-        models = [prepare_model(self.spec, self.accelerator, run) for run in range(runs)]
+    def _together(self, runs: Iterable[int]) -> tuple[Context, Ensemble] | str:
+        """A context that trains the models of several runs at once; else why not."""
+        reason = self._why_no_ensemble()
+        if reason is not None:
+            return reason
+        models = [prepare_model(self.spec, self.accelerator, run) for run in runs]
         if hasattr(unwrapped(models[0]), "step"):
             return "the step is the module's own"
         ctx = self._context(models[0])
@@ -161,21 +164,50 @@ class Runs:
         ctx.model = ensemble
         return ctx, ensemble
 
-    def trained(self, model: nn.Module, held_out: Data) -> tuple[list[float], list[int]] | None:
-        """The loss of each held-out batch after a step at each of the rates, and its rows.
+    def trained(self, pairs: Sequence[tuple[float, int]], held_out: Data) -> list[HeldOut] | None:
+        """What trainings come to, in the rungs of these runs, each at one rate.
 
-        Not a number where the training diverged; None where it was stopped.
+        All of them at once where the models allow it; each alone at a rate of zero.
+
+        Args:
+            pairs: The learning rate and the initial weights' run of each training.
+            held_out: The data to judge on.
+
+        Returns:
+            The held-out losses of each training; None if one was stopped.
         """
-        ctx = self._context(model)
+        if len(pairs) > 1:
+            together = self._together([run for _, run in pairs])
+            if not isinstance(together, str):
+                ctx, ensemble = together
+                rates = RatesApart([lr for lr, _ in pairs])
+                found = attrs.evolve(self, rates=[1.0] * len(self.rates))._trained(
+                    ctx, held_out, ensemble, rates
+                )
+                if found is None or len(found) == len(pairs):
+                    return found
+        every: list[HeldOut] = []
+        for lr, run in pairs:
+            ctx = self._context(prepare_model(self.spec, self.accelerator, run))
+            runs = attrs.evolve(self, rates=[lr] * len(self.rates), is_frozen=lr == 0)
+            found = runs._trained(ctx, held_out)
+            if found is None:
+                return None
+            every += found or [HeldOut([math.nan], [1])]
+        return every
+
+    def _trained(
+        self,
+        ctx: Context,
+        held_out: Data,
+        ensemble: Ensemble | None = None,
+        *more: Callback,
+    ) -> list[HeldOut] | None:
         sweep = SweepLR(self.rates, self.opt_name)
-        record = RecordLoss(sweep, None, None, self.show)
+        record = RecordLoss(sweep, None, None, self.show, ensemble)
         held_out_loss = HeldOutLoss(held_out, record)
-        _, reason = self._run(ctx, sweep, record, held_out_loss)
-        if reason != "completed":
-            return None
-        if not held_out_loss.losses:
-            return [math.nan], [1]
-        return held_out_loss.losses, held_out_loss.rows
+        _, reason = self._run(ctx, sweep, record, *more, held_out_loss)
+        return held_out_loss.found if reason == "completed" else None
 
     def _sweep(self, ctx: Context, ensemble: Ensemble | None = None) -> tuple[list[Sweep], str]:
         sweep = SweepLR(self.rates, self.opt_name)

@@ -223,3 +223,60 @@ def test_several_optimizers_have_one_rate():
 def test_bad_arguments(options, error, message):
     with pytest.raises(error, match=message):
         find(**options)
+
+
+class Counted(nn.Linear):
+    calls = 0
+
+    def forward(self, x):
+        Counted.calls += 1
+        return super().forward(x)
+
+
+def with_own_rate(parameters, lr):
+    weight, bias = parameters
+    return torch.optim.SGD([{"params": [weight]}, {"params": [bias], "lr": lr / 10}], lr=lr)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+        (torch.optim.Adam, {"weight_decay": 0.1, "amsgrad": True}),
+        (torch.optim.AdamW, {"weight_decay": 0.5}),
+        (torch.optim.Adamax, {}),
+        (torch.optim.NAdam, {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+        (torch.optim.RAdam, {"weight_decay": 0.1}),
+        (torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
+        (torch.optim.Adagrad, {"lr_decay": 0.1}),
+        (torch.optim.Adadelta, {"weight_decay": 0.1}),
+        (with_own_rate, {}),
+        (torch.optim.Adam, {"groups": {"bias": {"lr": 1e-3}}}),
+    ],
+)
+def test_small_models_are_trained_at_all_rates_at_once(optimizer, options, monkeypatch):
+    def confirmed():
+        Counted.calls = 0
+        model = spec(optimizer, lambda: Counted(4, 1)).set_opt_hparams(**options)
+        found = find(model, steps=20, end_lr=1, confirm=3, confirm_steps=40).confirmed
+        return found, Counted.calls
+
+    together, few = confirmed()
+    monkeypatch.setattr("luzpy.finder.ensemble.MAX_PARAMETERS", 0)
+    apart, many = confirmed()
+    assert few < many / 2
+    columns = ["lr", "steps", "seed"]
+    assert together[columns].equals(apart[columns])
+    np.testing.assert_allclose(together["loss"], apart["loss"], rtol=1e-4)
+
+
+def test_a_rate_that_diverges_leaves_the_others_alone(monkeypatch):
+    def confirmed():
+        sweep = {"start_lr": 1, "end_lr": 1e9, "confirm": 3, "confirm_steps": 40}
+        return find(spec(module=lambda: Counted(4, 1)), **sweep).confirmed
+
+    together = confirmed()
+    monkeypatch.setattr("luzpy.finder.ensemble.MAX_PARAMETERS", 0)
+    apart = confirmed()
+    assert not np.isfinite(together["loss"]).all()
+    np.testing.assert_allclose(together["loss"], apart["loss"], rtol=1e-4)
