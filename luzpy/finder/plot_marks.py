@@ -19,6 +19,8 @@ LINE_COLOUR = "#b02a1a"
 # Room for a line of text, in heights of what is shown.
 TEXT = 0.09
 MARGIN = 0.04
+# Between a line and its words, in widths of what is shown.
+GAP = 0.006
 
 
 def room_for(view: View) -> float:
@@ -113,9 +115,11 @@ def _words(
 
     low, high, first, last = (math.log(lr) if log_x else lr for lr in (*around, *rates))
     to_the_left = low - first > last - high
+    gap = GAP * (last - first)
+    x = low - gap if to_the_left else high + gap
     return p9.annotate(
         "label",
-        x=around[0] if to_the_left else around[1],
+        x=math.exp(x) if log_x else x,
         y=y,
         label=text,
         ha="right" if to_the_left else "left",
