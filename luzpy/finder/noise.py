@@ -93,10 +93,13 @@ def is_unclear(loss: Array) -> bool:
 
 
 def needs_close_look(loss: Array) -> bool:
-    """Whether a curve's descent is not much larger than its noise, if there is one at all."""
+    """Whether a curve's descent is not much larger than its noise, if there is one at all.
+
+    Every curve that would be refused for its noise, or given with that doubt, is one of them.
+    """
     if len(loss) < 5:
         return False
     smoothed = centred_average(loss)
     lowest = int(np.argmin(smoothed))
     drop = float(np.max(smoothed[: lowest + 1]) - smoothed[lowest])
-    return lowest < 3 or drop < CLOSE_LOOK_SIGMA * raw_noise(loss)
+    return lowest < 3 or drop < CLOSE_LOOK_SIGMA * raw_noise(loss) or is_unclear(loss)

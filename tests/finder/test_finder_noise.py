@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import luzpy as luz
+from luzpy.finder.noise import needs_close_look
+from luzpy.finder.suggest import DEFAULT_METHOD, suggest_lr
 
 N = 100
 LR = np.geomspace(1e-6, 1, N)
@@ -127,6 +129,23 @@ def sweep(data=None, optimizer=torch.optim.SGD, module=Net, **options):
     given = {"start_lr": 1e-5, "end_lr": 1e-1, "batch_size": 16, "verbose": False} | options
     torch.manual_seed(3)
     return model.lr_finder(noisy_data() if data is None else data, **given)
+
+
+def test_what_would_be_refused_for_its_noise_gets_a_second_look():
+    # Late and sudden: it falls by many times the noise before it, and explodes beside the minimum.
+    lr = np.geomspace(1e-6, 1, 100)
+    refused = 0
+    for draw in range(200):
+        rng = np.random.default_rng(draw)
+        loss = 1.62 + 0.015 * rng.standard_normal(100)
+        loss[83:88] += rng.choice([-0.4, 0.7], 5)
+        loss[88:] += np.geomspace(0.1, 4, 12)
+        try:
+            suggest_lr(lr, loss, DEFAULT_METHOD)
+        except luz.NoSuggestionError:
+            refused += 1
+            assert needs_close_look(loss)
+    assert refused > 10
 
 
 def test_where_the_sweep_is_clear_there_is_no_second_look():
