@@ -146,7 +146,8 @@ def test_the_suggested_rate_is_written_at_its_line(axes):
     lr = late().suggest()
     assert places(ax) == [[round(np.log10(lr), 6)]]
     (words,) = (t for t in ax.texts if t.get_text() == f"suggested {lr:.1e}")
-    assert words.get_position()[0] == pytest.approx(np.log10(lr))
+    span = np.ptp(np.log10(late()["lr"]))
+    assert 0 < np.log10(lr) - words.get_position()[0] < 0.01 * span
     high = ax.get_ylim()[1]
     assert max(averaged(late()["loss"].to_numpy())) < words.get_position()[1] < high
     assert not axes(late().plot()).collections
