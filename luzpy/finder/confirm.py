@@ -83,8 +83,9 @@ class Confirmation:
         every = runs.trained(pairs, self.held_out)
         if every is None:
             return None
+        seed = self.runs.spec.seed
         return [
-            Trial(lr, steps, self.runs.spec.seed + run, np.array(found.losses), np.array(found.rows))
+            Trial(lr, steps, seed + run, np.array(found.losses), np.array(found.rows))
             for (lr, run), found in zip(pairs, every, strict=True)
         ]
 
