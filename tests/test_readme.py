@@ -34,6 +34,7 @@ def shared(draw):
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_the_fifteen_lines_work(shared, tmp_path):
     (code,) = re.findall(r"```python\n(.+?)```", README, re.S)
     lines = [line for line in code.splitlines() if line]
