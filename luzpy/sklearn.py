@@ -144,7 +144,7 @@ class _Estimator(BaseEstimator):
     def _prepare(self, X: Any, y: Any) -> tuple[LuzModule, tuple[Array, Array]]:
         """The specification with its sizes, and the data in the form that it trains on."""
         if not isinstance(self.model, LuzModule):
-            raise TypeError(f"`model` must be what `setup` made, got {self.model!r}.")
+            raise TypeError(f"`model` must be a specification from `setup`, got {self.model!r}.")
         if self.valid_data is not None and not is_number(self.valid_data):
             raise TypeError(
                 f"`valid_data` must be a fraction or None, got {type(self.valid_data).__name__}."

@@ -89,7 +89,7 @@ def test_from_functions_makes_a_callback():
 
 def test_from_functions_refuses_what_is_not_a_hook():
     with pytest.raises(
-        TypeError, match="`on_epoch_finish` is no hook of luzpy: is it on_epoch_end"
+        TypeError, match="`on_epoch_finish` is not a hook of luzpy: did you mean on_epoch_end"
     ):
         luz.Callback.from_functions(on_epoch_finish=print)
     with pytest.raises(TypeError, match=r"`on_epoch_end` must be a function .*, got 3"):

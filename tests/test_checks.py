@@ -38,7 +38,7 @@ def test_epochs_are_a_number_or_two(epochs, limits):
     ],
 )
 def test_other_epochs_are_refused(epochs, error):
-    with pytest.raises(error, match="`epochs` must be a whole number of at least 1, or a pair"):
+    with pytest.raises(error, match="`epochs` must be an integer of at least 1, or a pair"):
         check_epochs(epochs)
 
 

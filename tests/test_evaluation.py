@@ -254,7 +254,7 @@ def test_a_bad_argument_is_refused(fitted, arguments, error, message):
 
 def test_options_beside_a_ready_dataloader_are_refused(fitted):
     loader = DataLoader(TensorDataset(X, Y))
-    with pytest.raises(ValueError, match="must not be given with a ready DataLoader"):
+    with pytest.raises(ValueError, match="must not be given with a DataLoader"):
         fitted.evaluate(loader, dataloader_options={"batch_size": 3})
 
 

@@ -207,7 +207,7 @@ def test_groups_that_no_rate_is_set_for_keep_their_ratios_to_the_first():
 
 
 def test_the_finder_needs_a_group_to_vary():
-    with pytest.raises(luz.LuzError, match=r"`groups` must leave a group without an `lr`"):
+    with pytest.raises(luz.LuzError, match=r"`groups` must leave a group without its own `lr`"):
         rates_in_finder(spec(groups={"*": {"lr": 0.1}}))
 
 

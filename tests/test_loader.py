@@ -181,7 +181,7 @@ def test_a_batch_sampler_without_a_size_leaves_the_default_for_validation():
 def test_options_with_a_ready_dataloader_are_an_error(make):
     # R: test-module.R, "we can pass dataloader_options"
     message = (
-        "`dataloader_options` must not be given with a ready DataLoader, got "
+        "`dataloader_options` must not be given with a DataLoader, got "
         "['batch_size', 'shuffle']: set them where the DataLoader is made."
     )
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -56,8 +56,8 @@ class WithOptimizers(OwnLoss):
         ({"backward": 1}, TypeError, "`backward` must be a function, got 1"),
         ({"metrics": luz.metrics.MAE}, TypeError, r"the class MAE: write MAE\(\)"),
         ({"metrics": [luz.metrics.MAE()] * 2}, ValueError, "'mae' twice"),
-        ({"seed": 1.0}, TypeError, "`seed` must be a whole number, got 1.0"),
-        ({"seed": True}, TypeError, "`seed` must be a whole number, got True"),
+        ({"seed": 1.0}, TypeError, "`seed` must be an integer, got 1.0"),
+        ({"seed": True}, TypeError, "`seed` must be an integer, got True"),
         ({"seed": -1}, ValueError, "`seed` must be between 0 and .* got -1"),
     ],
 )

@@ -356,7 +356,7 @@ def test_of_optimizers_in_a_tuple_none_is_the_one_at_hand():
         ctx.opt  # noqa: B018
 
     model = luz.setup(Together, nn.MSELoss(), seed=3)
-    with pytest.raises(AttributeError, match=r"take one of `ctx.optimizers` \('opt_1', 'opt_2'\)"):
+    with pytest.raises(AttributeError, match=r"use one of `ctx.optimizers` \('opt_1', 'opt_2'\)"):
         fitted(model, callbacks=luz.Callback.from_functions(on_train_batch_before_step=ask))
 
 

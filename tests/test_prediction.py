@@ -141,7 +141,9 @@ def test_stack_false_gives_the_batches(linear):
 
 def test_predictions_that_do_not_fit_together_say_so():
     fitted = fit(Shaped, shape=lambda x: x @ x.T)  # (rows, rows)
-    with pytest.raises(ValueError, match="`stack` must be False for predictions that do not fit"):
+    with pytest.raises(
+        ValueError, match="`stack` must be False for predictions that have mismatched"
+    ):
         fitted.predict(X)
     parts = fitted.predict(X, stack=False)
     assert [tuple(part.shape) for part in parts] == [(32, 32)] * 3 + [(4, 4)]
@@ -180,7 +182,9 @@ def test_further_arguments_go_to_the_modules_own_predict():
 
 
 def test_further_arguments_that_nobody_takes_are_an_error(linear):
-    with pytest.raises(TypeError, match=r"`threshold` is no argument of .* Linear has no method"):
+    with pytest.raises(
+        TypeError, match=r"`threshold` is not an argument of .* Linear has no method"
+    ):
         linear.predict(X, threshold=0.5)
     fitted = fit(Thresholded, in_features=10, out_features=1)
     with pytest.raises(TypeError, match=r"`predict` of Thresholded must take .* got scal=3"):
@@ -296,7 +300,9 @@ def test_drop_last_that_drops_all_rows_is_an_error(linear):
 def test_shuffled_predictions_are_warned_of(linear):
     generator = torch.Generator().manual_seed(3)
     options = {"shuffle": True, "generator": generator}
-    with pytest.warns(UserWarning, match="`shuffle=True` gives the predictions in another order"):
+    with pytest.warns(
+        UserWarning, match="`shuffle=True` gives the predictions in a different order"
+    ):
         predictions = linear.predict(X, dataloader_options=options)
     assert not torch.allclose(predictions, direct(linear), atol=1e-6)
     same = predictions.sort(dim=0).values
@@ -305,7 +311,7 @@ def test_shuffled_predictions_are_warned_of(linear):
 
 # R: test-module.R, "we can pass dataloader_options" (R warns)
 def test_options_beside_a_ready_dataloader_are_refused(linear):
-    with pytest.raises(ValueError, match="must not be given with a ready DataLoader"):
+    with pytest.raises(ValueError, match="must not be given with a DataLoader"):
         linear.predict(DataLoader(X), dataloader_options={"batch_size": 45})
 
 

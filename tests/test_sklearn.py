@@ -399,7 +399,7 @@ FIT_ERRORS = {
     "no specification": (
         Classifier(nn.Linear(4, 3)),
         TypeError,
-        "`model` must be what `setup` made",
+        "`model` must be a specification from `setup`",
     ),
     "validation data": (
         Classifier(mlp(), valid_data=IRIS),
@@ -429,7 +429,7 @@ FIT_ERRORS = {
     "no batch": (
         Classifier(mlp(), batch_size=0),
         ValueError,
-        "`batch_size` must be a positive whole number, got 0",
+        "`batch_size` must be a positive integer, got 0",
     ),
 }
 

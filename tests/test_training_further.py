@@ -237,7 +237,7 @@ def test_without_the_optimizers_state_it_begins_afresh_with_a_warning(how, tmp_p
     else:
         luz.save(first, path, optimizer=False)
     loaded = luz.load(path, module=spec)
-    with pytest.warns(UserWarning, match=r"The optimizer begins afresh.*saved without it"):
+    with pytest.warns(UserWarning, match=r"The optimizer starts without a state.*saved without it"):
         further = fit(loaded, 1)
     assert len(further.records["metrics"]["train"]) == 3
     assert further.optimizer_states["opt"]["state"][0]["step"] == len(LOADER)

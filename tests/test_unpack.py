@@ -151,7 +151,7 @@ def test_predict_takes_an_input_alone():
         assert torch.equal(fitted.predict(data, verbose=False, accelerator=CPU), expected)
     with pytest.raises(ValueError, match="not enough values to unpack") as caught:
         fitted.predict((X, Y), verbose=False, accelerator=CPU)
-    assert caught.value.__notes__ == ["luzpy: in `unpack`, which every batch goes through."]
+    assert caught.value.__notes__ == ["luzpy: in `unpack`, which every batch passes through."]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_predict_takes_an_input_alone():
         (lambda batch: (batch[0],), ValueError, "got 1 parts"),
         (lambda batch: [*batch, 1], ValueError, "got 4 parts"),
         (lambda batch: (*batch[:2], "8"), None, None),
-        (lambda batch: (*batch[:2], "many"), TypeError, "a whole number, got 'many'"),
+        (lambda batch: (*batch[:2], "many"), TypeError, "an integer, got 'many'"),
         (lambda batch: (*batch[:2], torch.tensor(8)), None, None),
     ],
 )

@@ -102,7 +102,7 @@ def test_the_finder_takes_it():
 
 
 def test_options_beside_it_are_refused_as_beside_any_loader():
-    with pytest.raises(ValueError, match="must not be given with a ready DataLoader"):
+    with pytest.raises(ValueError, match="must not be given with a DataLoader"):
         MODEL.fit(LOADERS["plain"](), 1, batch_size=4, verbose=False)
 
 

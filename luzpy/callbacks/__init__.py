@@ -1,4 +1,4 @@
-"""What may be done at the hooks of a run."""
+"""The callbacks that come with luzpy."""
 
 from luzpy.callbacks.csv_logger import CSVLogger
 from luzpy.callbacks.cutmix import CutMix

@@ -88,7 +88,7 @@ class Bar:
 
 @final
 class AboveBar:
-    """Takes the place of a stream of a terminal: whole lines are written above a bar.
+    """Replaces a terminal's stream: complete lines are written above a bar.
 
     Args:
         stream: The stream.
@@ -120,7 +120,7 @@ class AboveBar:
         self.stream.flush()
 
     def end_line(self) -> None:
-        """End a line of which a part was written: the bar begins a line of its own."""
+        """End a partly written line: the bar starts on a new one."""
         if self._is_open:
             self.stream.write("\n")
             self.stream.flush()

@@ -75,7 +75,7 @@ class CSVLogger(Callback):
             columns = list(reader.fieldnames or ())
             if tuple(columns[:2]) != KEYS:
                 raise LuzError(
-                    f"`path` must be a file that CSVLogger wrote, to go on with it, got "
+                    f"`path` must be a file that CSVLogger wrote, to continue it, got "
                     f"{str(self.path)!r} with the columns {columns}."
                 )
             return [

@@ -1,4 +1,4 @@
-"""Stopping when nothing improves any more."""
+"""Stopping when nothing improves."""
 
 from __future__ import annotations
 

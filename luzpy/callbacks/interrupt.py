@@ -41,8 +41,8 @@ class Interrupt(Callback):
             # A terminal has written `^C`: over it.
             start = "\r" if getattr(sys.stderr, "isatty", bool)() else ""
             print(
-                f"{start}Interrupted {_place(ctx)}; this fit has ended and returns what it has "
-                "learned so far. (A second Ctrl-C during a fit raises KeyboardInterrupt.)",
+                f"{start}Interrupted {_place(ctx)}; this fit has ended and returns the model "
+                "trained so far. (A second Ctrl-C during a fit raises KeyboardInterrupt.)",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""Metrics for a tracker of experiments."""
+"""Metrics for an experiment tracker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A warning of a training loss that is not finite."""
+"""A warning about a training loss that is not finite."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Metrics(Callback):
         self._is_open = False
 
     def state_dict(self) -> Values:
-        """What a checkpoint in the middle of an epoch keeps: all that was accumulated so far.
+        """The state for a checkpoint in the middle of an epoch: everything accumulated so far.
 
         Raises:
             LuzError: If a metric has accumulated something that a checkpoint cannot keep.
@@ -173,7 +173,7 @@ def _log_rates(ctx: Context) -> None:
 
 
 def _log_partial(ctx: Context, under_way: str | None) -> None:
-    """Log an epoch that was broken off, of the batches that it had."""
+    """Log an epoch that was cut short, for the batches that it had."""
     batch = 0 if under_way else ctx.iter
     metrics = [] if under_way is None else ctx.metrics[under_way]
     shared = any(metric.is_shared for metric in metrics)
@@ -190,7 +190,7 @@ def _log_partial(ctx: Context, under_way: str | None) -> None:
 
 
 def computed(ctx: Context, metric: Metric) -> tuple[dict[str, float], dict[str, list[Any]]]:
-    """The rows, and the arrays if there are, that `metric` makes of the batches so far."""
+    """The rows, and any arrays, that `metric` computes from the batches so far."""
     if not metric.is_shared:  # though several processes may have been launched
         disable_sync(metric)
     try:

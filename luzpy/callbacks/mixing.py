@@ -28,7 +28,7 @@ class Mixing(Callback, ABC):
     Args:
         alpha: The parameter of the Beta distribution from which the shares are drawn.
         run_valid: Whether validation batches are mixed as well.
-        auto_loss: Whether the run's loss is made one for mixed targets.
+        auto_loss: Whether to wrap the run's loss so that it accepts mixed targets.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -45,7 +45,7 @@ class Mixing(Callback, ABC):
 
     @abstractmethod
     def mix(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, MixedTarget]:
-        """The mixed input and `((y1, y2), weight)`, the weight being the share of y2."""
+        """The mixed input and `((y1, y2), weight)`, where `weight` is the share of y2."""
 
     def on_fit_begin(self, ctx: Context) -> None:
         self._fit_loss(ctx)
@@ -75,7 +75,7 @@ class Mixing(Callback, ABC):
 
 @final
 class _AutoLoss:
-    """`loss`, item by item where targets are mixed, and its mean where they are not."""
+    """`loss`, item by item for mixed targets, otherwise its mean."""
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss

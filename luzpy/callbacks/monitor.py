@@ -21,7 +21,7 @@ class Monitor:
 
     Args:
         name: The set up to the first `_`, then the metric's `abbrev`, in upper or lower case.
-        mode: `"min"`, `"max"` or `"zero"` (closer to zero is better). None: the metric is asked.
+        mode: `"min"`, `"max"` or `"zero"` (closer to zero is better). None: the metric says.
         min_delta: An improvement must be larger than this.
 
     Raises:
@@ -72,12 +72,12 @@ class Monitor:
         return value, self._with_mode(ctx).improved(value, best)
 
     def is_better(self, ctx: Context, new: float, old: float) -> bool:
-        """Whether one value of the quantity is better than another; NaN is not, nor worse."""
+        """Whether one value is better than another; NaN is neither better nor worse."""
         monitor = attrs.evolve(self._with_mode(ctx), min_delta=0)
         return not math.isnan(old) and monitor.improved(new, old)
 
     def value(self, ctx: Context) -> float:
-        """The quantity in this epoch; of several processes the main one's, for all decide alike.
+        """The quantity in this epoch; with several processes, the main one's for all.
 
         Raises:
             LuzError: If there is none of that name.
@@ -117,7 +117,7 @@ class Monitor:
     def _mode(self, higher_is_better: bool | None) -> str:
         if not isinstance(higher_is_better, bool):
             raise LuzError(
-                f"`mode` must be 'min', 'max' or 'zero' for {self.name!r}, of which no metric's "
+                f"`mode` must be 'min', 'max' or 'zero' for {self.name!r}, as no metric's "
                 "`higher_is_better` says which way is better, got None."
             )
         return "max" if higher_is_better else "min"

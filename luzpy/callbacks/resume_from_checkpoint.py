@@ -74,7 +74,7 @@ class ResumeFromCheckpoint(Callback):
         if path is None or content is None:
             if ctx.accelerator.is_main:
                 warnings.warn(
-                    f"There is no checkpoint at {self.path}: the run starts afresh.",
+                    f"There is no checkpoint at {self.path}: the run starts from scratch.",
                     UserWarning,
                     stacklevel=2,
                 )
@@ -96,7 +96,7 @@ class ResumeFromCheckpoint(Callback):
             if ctx.epoch >= ctx.max_epochs and ctx.accelerator.is_main:
                 warnings.warn(
                     f"There is nothing left to train: {path} is of epoch {ctx.epoch}, and `epochs` "
-                    f"is {ctx.max_epochs}. Of the records, `epochs` counts those that are there.",
+                    f"is {ctx.max_epochs}. `epochs` includes those of the restored records.",
                     UserWarning,
                     stacklevel=2,
                 )
@@ -148,8 +148,8 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, Values | None]:
         if others:
             warnings.warn(
                 f"{folder} has checkpoints of {len({other[0] for other in found})} runs: "
-                f"{path.name}, of the newest run, is taken, and not {max(others)[-1].name}, of an "
-                "earlier one. Give each run a folder of its own.",
+                f"{path.name}, of the newest run, is used, not {max(others)[-1].name}, of an "
+                "earlier one. Give each run its own folder.",
                 UserWarning,
                 stacklevel=4,
             )

@@ -1,4 +1,4 @@
-"""Ending a run whose loss is not a number any more."""
+"""Ending a run whose loss is no longer finite."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class TFEvents(Callback):
         if self.histograms is not False and ctx.accelerator.is_sharded:
             raise ValueError(
                 f"`histograms` must be False with FSDP, got {self.histograms!r}: no process has "
-                "whole parameters."
+                "the full parameters."
             )
         at_exit(ctx, self._close)
 

@@ -1,4 +1,4 @@
-"""Parameters that are trained from an epoch on."""
+"""Parameters that are unfrozen at an epoch."""
 
 from __future__ import annotations
 

@@ -60,11 +60,11 @@ def build_model(spec: Spec[Result], hparams: Mapping[str, object], run: int = 0)
 
 
 def copied(module: nn.Module, own: Sequence[torch.Tensor] = ()) -> nn.Module:
-    """A copy of `module`; where torch copies less than all, a warning says so.
+    """A copy of `module`; warns if torch does not copy all of it.
 
     Args:
         module: What is copied.
-        own: Tensors that the copy takes over, for nobody else needs them.
+        own: Tensors that the copy takes over, since nothing else needs them.
     """
     if any(getattr(part, "_compiled_call_impl", None) for _, part in named_parts(module)):
         warnings.warn(
@@ -80,7 +80,7 @@ def reset_parameters(model: nn.Module) -> None:
     """Draw new initial weights for every part of `model` through its `reset_parameters`.
 
     Raises:
-        ValueError: If a part has parameters of its own and no such method.
+        ValueError: If a part has its own parameters but no such method.
     """
     # Parts before what they are part of, which may have its own way to draw their weights.
     for name, part in reversed(named_parts(model)):

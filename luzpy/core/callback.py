@@ -148,7 +148,7 @@ class Callback:
         """Called when early stopping has ended training, before `on_fit_end`."""
 
     def hook(self, name: str) -> Hook | None:
-        """The hook of that name, or None if the callback does not write that one."""
+        """The hook of that name, or None if the callback does not define it."""
         written = name in vars(self) or getattr(type(self), name) is not getattr(Callback, name)
         return getattr(self, name) if written else None
 

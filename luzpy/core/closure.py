@@ -1,4 +1,4 @@
-"""Steps of optimizers that compute their batch again: LBFGS, and sharpness-aware ones."""
+"""Steps of optimizers that recompute their batch: LBFGS, and sharpness-aware ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BEFORE_STEP = "on_train_batch_before_step"
 
 @final
 class ClosureStep:
-    """`ctx.step_opt` of a run in which an optimizer's `step` wants a closure.
+    """`ctx.step_opt` of a run in which an optimizer's `step` requires a closure.
 
     The loop has computed the batch, its loss and the gradients already, with all hooks. A closure
     that is called while the weights and the gradients are still the same has nothing to do. Any

@@ -68,18 +68,18 @@ class Internals:
         opt_name: Which of them is under way.
         unpack: What takes batches apart, if the user gave it.
         unpacking: How the batch is taken apart; None if it is (input, target) in order.
-        n_rows: How many rows the batch has; 0 if nothing of it counts.
+        n_rows: How many rows the batch has; 0 if none of them count.
         loss_parts: Optimizer name → the parts of its loss, where it is a sum of named ones.
         loss_is_outputs: Whether the loss is `.loss` of what the module returns.
         is_loss_summed: Whether the loss is the sum over the batch's rows, not their mean.
         autocast: Entered around every forward pass and its loss.
         loss_of: What gives the loss of a batch.
-        checked_losses: Of which parts, training or not, the first batch was looked at.
+        checked_losses: The parts, training or not, whose first batch has been checked.
         starts_step: Whether gradients are zeroed before this batch.
         ends_step: Whether the optimizer steps after it.
-        stop: Whether the run is to end; the loop looks after each batch and each epoch.
+        stop: Whether the run is to end; the loop checks after each batch and each epoch.
         requested: What `ctx.stop` writes to: `stop` itself, unless others have to agree to it.
-        is_cut_short: Whether the run was torn out of the middle of a batch.
+        is_cut_short: Whether the run was interrupted in the middle of a batch.
         at_exit: Functions called when the run is over, however it ended.
         hooks: Hook name → the callbacks' functions, in order.
     """
@@ -217,7 +217,7 @@ class Context:
         if name is None or (self.optimizers and name not in self.optimizers):
             known = ", ".join(map(repr, self.optimizers or names)) or "none"
             raise AttributeError(
-                f"There is no one optimizer at hand here: take one of `ctx.optimizers` ({known})."
+                f"There is no single current optimizer here: use one of `ctx.optimizers` ({known})."
             )
         return name
 
@@ -337,7 +337,7 @@ def internals(ctx: Context) -> Internals:
 
 
 def at_exit(ctx: Context, function: Callable[[], None]) -> None:
-    """Have a function called once when the run is over, however it ended."""
+    """Register a function to be called once when the run is over, however it ended."""
     functions = internals(ctx).at_exit
     if function not in functions:
         functions.append(function)

@@ -1,4 +1,4 @@
-"""What to write where the module's weights cannot take the input's dtype."""
+"""What to write if the input's dtype does not match the module's weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CALLED = {
 
 
 def dtype_hint(err: Exception, module: nn.Module, input: Batch) -> str:
-    """A sentence on what to write, if an error is of the input's dtype; else nothing."""
+    """A sentence on what to write, if an error is due to the input's dtype; else nothing."""
     text = str(err)
     first = next(tensors_in(input), None)
     weights = (weight.dtype for weight in module.parameters() if weight.is_floating_point())

@@ -80,7 +80,7 @@ def unpack_of(spec: Spec[Result], model: nn.Module) -> Unpack | None:
 
 
 def unpacking(ctx: Context, function: Callable[..., Batch] | None = None) -> Unpacking | None:
-    """How batches like `ctx.batch` are taken apart; None for (input, target) in order.
+    """How batches like `ctx.batch` are unpacked; None for (input, target) in order.
 
     Args:
         ctx: The run.

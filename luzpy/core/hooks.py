@@ -64,5 +64,6 @@ def check_hook(name: str) -> None:
             written = written.replace(other, own)
         nearest = " or ".join(difflib.get_close_matches(written, HOOKS, n=2, cutoff=0))
         raise TypeError(
-            f"`{name}` is no hook of luzpy: is it {nearest}? The hooks are {', '.join(HOOKS)}."
+            f"`{name}` is not a hook of luzpy: did you mean {nearest}? The hooks are "
+            f"{', '.join(HOOKS)}."
         )

@@ -33,7 +33,7 @@ def build_loss(spec: Spec[Result], model: nn.Module, device: torch.device) -> Lo
 
 
 def loss_internals(spec: Spec[Result], model: nn.Module) -> Values:
-    """What a run keeps of its loss beside the function, as arguments of `Internals`."""
+    """What a run keeps about its loss besides the function, as arguments of `Internals`."""
     own = [hasattr(unwrapped(model), name) for name in ("loss", "step")]
     return {
         "loss_is_outputs": spec.loss is None and not any(own),
@@ -48,7 +48,7 @@ def _reduction(loss: object) -> object:
 
 
 def loss_parameters(spec: Spec[Result], loss: object) -> list[nn.Parameter]:
-    """The parameters to train of a loss that is no part of the module."""
+    """The trainable parameters of a loss that is not part of the module."""
     if not isinstance(spec.loss, nn.Module) or not isinstance(loss, nn.Module):
         return []
     return [parameter for parameter in loss.parameters() if parameter.requires_grad]
@@ -77,7 +77,7 @@ def _loss_of_output(output: Batch, target: Batch) -> torch.Tensor:
 
 
 def scores_of(output: Batch) -> Batch:
-    """What metrics and `predict` get of an output that has a loss: its `.logits`."""
+    """What metrics and `predict` get from an output that has a loss: its `.logits`."""
     logits = _part(output, "logits")
     return output if logits is None else logits
 
@@ -92,7 +92,7 @@ def _no_loss(input: Batch, target: Batch) -> torch.Tensor:
 
 
 def begin_losses(ctx: Context) -> None:
-    """Have the first batch of the run's training, and of its validation, looked at."""
+    """Mark the first batch of the run's training, and of its validation, to be checked."""
     run = internals(ctx)
     run.loss_of = compute_loss if ctx.training in run.checked_losses else _first_loss
 
@@ -112,7 +112,7 @@ def compute_loss(ctx: Context) -> torch.Tensor:
 
     Raises:
         TypeError: If it is no tensor, nor a dict of them.
-        ValueError: If it is no scalar, or cannot be trained, or there is no target for it.
+        ValueError: If it is not a scalar, or cannot be trained, or there is no target for it.
     """
     loss_fn = ctx.loss_fn
     assert loss_fn is not None  # `fit` and `evaluate` check it before they begin
@@ -141,7 +141,7 @@ def compute_loss(ctx: Context) -> torch.Tensor:
 
 
 def _summed(ctx: Context, parts: Batch) -> torch.Tensor:
-    """The sum of the parts of a loss, which are kept to be reported."""
+    """The sum of the parts of a loss; the parts are kept for reporting."""
     if not is_mapping(parts) or not parts:
         raise TypeError(f"`loss` must return a scalar tensor, got {type(parts).__name__}.")
     for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""What to write where a loss cannot take its target; torch says only what it wants."""
+"""What to write if a loss cannot take its target; torch only says what it needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_torchs_own(loss_fn: Any) -> bool:
 
 
 def hint(err: Exception, pred: Batch, target: Batch) -> str:
-    """A sentence on what to write, where the error is a usual one; else nothing."""
+    """A sentence on what to write, if the error is a common one; else nothing."""
     text = str(err)
     if target is None:
         return f" The batches have no target: {MISSING}." if "None" in text else ""
@@ -30,17 +30,17 @@ def hint(err: Exception, pred: Batch, target: Batch) -> str:
     if "multi-target not supported" in text and target.ndim > 1:
         if target.shape[1] == 1 and target.ndim == 2:
             return (
-                f" The target has the shape {list(target.shape)}: class numbers are a vector, "
+                f" The target has the shape {list(target.shape)}: class indices are a vector, "
                 '`y.squeeze(1)`, or of a frame `df["class"]`.'
             )
         return ""
     if target.is_floating_point():
         wants_classes = "expected target dtype to be Long" in text or "scalar type Long" in text
         if wants_classes or "not implemented for 'Float'" in text:
-            return f" The target has {target.dtype}: class numbers are whole, `y.long()`."
+            return f" The target has {target.dtype}: class indices are integers, `y.long()`."
         return ""
     if "output type Long" in text or "expected Float" in text or "output type Bool" in text:
-        return f" The target has {target.dtype}: this loss wants numbers, `y.float()`."
+        return f" The target has {target.dtype}: this loss needs floats, `y.float()`."
     if "expected target dtype to be Long" in text:
-        return f" The target has {target.dtype}: class numbers are torch.int64, `y.long()`."
+        return f" The target has {target.dtype}: class indices are torch.int64, `y.long()`."
     return ""

@@ -1,4 +1,4 @@
-"""A prediction and a target that a loss would take crosswise: (N, 1) against (N,)."""
+"""A prediction and a target that a loss would broadcast: (N, 1) against (N,)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _ELEMENTWISE: Any = (
 
 
 def check_shapes(loss_fn: _Loss, pred: Batch, target: Batch) -> None:
-    """Raise where a loss would compare each row's prediction with every row's target.
+    """Raise if a loss would compare each row's prediction with every row's target.
 
     torch makes N x N elements of (N, 1) and (N,): a model with such a loss does not learn.
 
     Raises:
-        ValueError: If it would; it says both shapes and what to write.
+        ValueError: If it would; the message gives both shapes and what to write.
     """
     if not is_crossed(loss_fn, pred, target):
         return
@@ -49,7 +49,7 @@ def check_shapes(loss_fn: _Loss, pred: Batch, target: Batch) -> None:
         )
     raise ValueError(
         f"`loss` must get a prediction and a target of one shape, got {shapes[0]} and {shapes[1]}, "
-        f"of which it would compare each row with all {shapes[0][0]}: {advice}."
+        f"and would compare each row with all {shapes[0][0]}: {advice}."
     )
 
 
@@ -95,7 +95,7 @@ def _depends_on_the_shape(loss_fn: _Loss, pred: torch.Tensor, target: torch.Tens
 
 
 def _value(loss_fn: _Loss, pred: torch.Tensor, target: torch.Tensor) -> float:
-    """What a copy of the loss gives; nobody sees that it was asked."""
+    """What a copy of the loss returns; calling it has no side effects."""
     if isinstance(loss_fn, nn.Module):
         loss_fn = copy.deepcopy(loss_fn)
     with preserved_random_state(), warnings.catch_warnings():

@@ -153,6 +153,6 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> list[float]:
 
 
 def trained_parameters(ctx: Context) -> list[nn.Parameter]:
-    """Everything that gathers gradients: the model's parameters, and what else is optimized."""
+    """Everything that accumulates gradients: the model's parameters, and any others."""
     optimized = optimized_parameters(ctx.optimizers.values())
     return list(dict.fromkeys([*ctx.model.parameters(), *optimized]))

@@ -1,4 +1,4 @@
-"""What a fitted model keeps of its optimizers, from which training goes on."""
+"""What a fitted model keeps of its optimizers, to continue training."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def is_states(value: object) -> TypeGuard[States]:
 
 
 def misfit(optimizers: Optimizers, states: States) -> str | None:
-    """Why these optimizers cannot go on from the states; None if they can."""
+    """Why these optimizers cannot continue from the states; None if they can."""
     if optimizers.keys() != states.keys():
         return f"it has one of {', '.join(states) or 'none'}, not of {', '.join(optimizers)}"
     for name, optimizer in optimizers.items():
@@ -85,7 +85,7 @@ def misfit(optimizers: Optimizers, states: States) -> str | None:
 
 
 def load_optimizer_states(optimizers: Optimizers, states: States) -> None:
-    """Put copies of the states into optimizers; hyperparameters stay what they are there.
+    """Load copies of the states into optimizers, whose hyperparameters do not change.
 
     Raises:
         LuzError: If one does not fit.
@@ -105,7 +105,7 @@ def load_optimizer_states(optimizers: Optimizers, states: States) -> None:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Values) -> None:
-    """Put a state into an optimizer, in the dtypes that it was saved in.
+    """Load a state into an optimizer, in the dtypes in which it was saved.
 
     torch's `load_state_dict` casts tensors to the dtype of their parameter, and makes other text of
     text. A bfloat16 weight may have a float32 state, and that a boolean.

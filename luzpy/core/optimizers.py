@@ -1,4 +1,4 @@
-"""The optimizers of a run: from what makes them to what may step."""
+"""The optimizers of a run, and how they are created."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def build_optimizers(
     is called `"opt"`; each of a dict has a loss of its own name.
 
     Raises:
-        TypeError: If what is made is not an optimizer, a tuple or a dict of them, or an argument
+        TypeError: If the result is not an optimizer, a tuple or a dict of them, or an argument
             is unknown to it.
         ValueError: If a tuple or a dict of optimizers is empty, or `set_optimizers` cannot know of
             the loss's parameters.
@@ -86,7 +86,7 @@ def _made(
     opt_hparams: Mapping[str, object],
     loss_parameters: Sequence[nn.Parameter],
 ) -> tuple[Any, str]:
-    """What the user's function makes, and what messages call that function."""
+    """What the user's function returns, and the function's name in messages."""
     if spec.optimizer is None:
         if loss_parameters:
             raise ValueError(
@@ -118,7 +118,7 @@ def _made(
 
 
 def needs_closure(optimizer: Any) -> bool:
-    """Whether the optimizer's `step` wants a function that computes its batch again.
+    """Whether the optimizer's `step` requires a function that recomputes its batch.
 
     LBFGS does, and what has an argument without a default. Sharpness-aware ones tend to have the
     default None, which they refuse.
@@ -134,9 +134,9 @@ def needs_closure(optimizer: Any) -> bool:
 
 
 def set_modes(optimizers: Iterable[Any], *, training: bool) -> None:
-    """Put the optimizers that have modes, the schedule-free ones, in train or eval mode.
+    """Switch the optimizers that have modes, the schedule-free ones, to train or eval mode.
 
-    They keep other weights in the model for training than for evaluation.
+    They keep different weights in the model for training and for evaluation.
     """
     for optimizer in optimizers:
         put = getattr(optimizer, "train" if training else "eval", None)
@@ -164,7 +164,7 @@ def weights_for_evaluation(optimizers: Iterable[Any]) -> Generator[None]:
 
 
 def after_step(optimizer: Any, function: Callable[[], None]) -> Callable[[], None]:
-    """Have a function called after each step of an optimizer; returns what ends that."""
+    """Call a function after each step of an optimizer; returns a function that ends this."""
 
     def note(*_: object) -> None:
         function()
@@ -193,7 +193,7 @@ def after_step(optimizer: Any, function: Callable[[], None]) -> Callable[[], Non
 def rate_scales(ctx: Context, name: str) -> list[float | None]:
     """Each parameter group's share of the learning rate that `set_opt_hparams(lr=...)` sets.
 
-    None for a group that has a rate of its own. Where there is no rate to set, the groups' ratios
+    None for a group that has its own rate. Where there is no rate to set, the groups' ratios
     to the first one.
 
     Raises:
@@ -203,7 +203,7 @@ def rate_scales(ctx: Context, name: str) -> list[float | None]:
     spec = internals(ctx).spec
     own = own_rates(ctx.opt_hparams.get(GROUPS)) if spec and spec.optimizer else set[int]()
     if own >= set(range(len(groups))):
-        raise LuzError(f"`{GROUPS}` must leave a group without an `lr` of its own, got none.")
+        raise LuzError(f"`{GROUPS}` must leave a group without its own `lr`, got none.")
     rates = [float(group["lr"]) for group in groups]
     base: Any = ctx.opt_hparams.get("lr")
     if base is None and spec is not None:

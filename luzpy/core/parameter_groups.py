@@ -18,7 +18,7 @@ SCALE = "lr_scale"
 
 
 def default_lr(maker: Callable[..., object] | None) -> float | None:
-    """The learning rate that a function has where none is given; None if there is no such."""
+    """A function's default learning rate; None if it has none."""
     try:
         parameter = inspect.signature(maker).parameters.get("lr") if maker else None
     except (TypeError, ValueError):  # some that are written in C have none
@@ -45,11 +45,11 @@ def parameter_groups(
         model: The module.
         groups: Pattern → the group's options. A parameter belongs to the first that matches.
         maker: What makes the optimizer.
-        lr: The learning rate beside the groups, of which a group may have a share.
-        others: What is to be in the last group too: a loss's parameters.
+        lr: The common learning rate, which a group may scale.
+        others: What to add to the last group: a loss's parameters.
 
     Raises:
-        TypeError: If `groups` is no dict of dicts, or an option is unknown to the optimizer.
+        TypeError: If `groups` is not a dict of dicts, or an option is unknown to the optimizer.
         ValueError: If a pattern matches nothing, or a share cannot be taken.
     """
     rule = "`groups` must be a dict pattern -> options of the group"
@@ -91,9 +91,7 @@ def _options(pattern: str, options: Mapping[Any, Any], maker: Maker, lr: float |
     if not is_number(scale) or not scale > 0:
         raise ValueError(f"`{SCALE}` must be a positive number, got {shown(scale)}.")
     if lr is None:
-        raise ValueError(
-            f"`{SCALE}` of {pattern!r} needs an `lr` of which it is a share, got none."
-        )
+        raise ValueError(f"`{SCALE}` of {pattern!r} needs an `lr` that it multiplies, got none.")
     return {**{k: v for k, v in options.items() if k != SCALE}, "lr": lr * float(scale)}
 
 
@@ -109,6 +107,6 @@ def _arguments(maker: Maker) -> set[str]:
 
 
 def own_rates(groups: object) -> set[int]:
-    """The places of the groups that have a learning rate of their own."""
+    """The indices of the groups that have their own learning rate."""
     options = list(groups.values()) if is_mapping(groups) else []
     return {i for i, given in enumerate(options) if is_mapping(given) and "lr" in given}

@@ -1,4 +1,4 @@
-"""The fields of a fitted model: what a run has left."""
+"""The fields of a fitted model: the result of a run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Result:
 
     @property
     def best_epoch(self) -> int | None:
-        """The best epoch, from 1: the one that `KeepBestModel` put back.
+        """The best epoch, from 1: the one that `KeepBestModel` restored.
 
         Without it that of the lowest valid loss, without validation of the lowest train loss; None
         if there is none, as where each optimizer has a loss of its own.
@@ -47,7 +47,7 @@ class Result:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the training warned of, in order."""
+        """The warnings of the training, in order."""
         return warnings_of(self.records)
 
 

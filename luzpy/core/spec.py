@@ -1,4 +1,4 @@
-"""The fields of a specification: what `setup` was given."""
+"""The fields of a specification: the arguments of `setup`."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class Spec(Generic[R]):
 
 
 def check_spec(model: object) -> None:
-    """Raise a TypeError unless `model` is what `setup` makes."""
+    """Raise a TypeError unless `model` is a specification from `setup`."""
     if not isinstance(model, Spec):
         raise TypeError(
-            "`model` must be what `setup` makes, got "
+            "`model` must be a specification from `setup`, got "
             f"{model.__name__ if isinstance(model, type) else type(model).__name__}: write "
             "luz.setup(module, loss=..., optimizer=...) first."
         )

@@ -58,7 +58,7 @@ def batches(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def gathers(loader: Iterable[Batch]) -> bool:
-    """Whether `batches` gathers from tensors in memory what `loader` gives."""
+    """Whether `batches` gathers the batches of `loader` from tensors in memory."""
     return _gather_plan(loader) is not None
 
 
@@ -76,7 +76,7 @@ def skip_batch(source: Iterator[Batch]) -> bool:
 
 
 def draws_as_it_goes(loader: Data) -> bool:
-    """Whether the order of the rows may be drawn in this process while the epoch is under way.
+    """Whether the order of the rows may be drawn in this process during the epoch.
 
     torch's own samplers draw it at the start of the epoch, or from a generator of their own.
     """
@@ -238,7 +238,7 @@ def target_of(batch: Batch) -> Batch:
 
 
 def with_part(batch: Batch, index: int, value: Batch) -> Batch:
-    """A batch like `batch` with another input (index 0) or target (index 1)."""
+    """A batch like `batch` with a different input (index 0) or target (index 1)."""
     if is_mapping(batch):
         keys = list(batch)
         key = keys[index] if index < len(keys) else "target"

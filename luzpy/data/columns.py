@@ -100,7 +100,7 @@ def with_input_columns(data: Data, columns: Columns, name: str) -> Data:
 
 
 def warn_if_not_finite(loader: Loader, data: Data, name: str) -> None:
-    """Warn of NaN and inf where `loader` was made of data in memory."""
+    """Warn about NaN and inf if `loader` was made from in-memory data."""
     if not is_in_memory(data):
         return
     dataset = loader.dataset.dataset if isinstance(loader.dataset, Split) else loader.dataset

@@ -40,7 +40,7 @@ def is_in_memory(obj: object) -> bool:
 
 
 def _has_rows(obj: object) -> bool:
-    """Whether `obj` gives rows by their numbers, as a dataset of another library does."""
+    """Whether `obj` returns rows by index, like a dataset of another library."""
     others = (str, bytes, bytearray, torch.nn.Module)
     library = type(obj).__module__.partition(".")[0]
     if isinstance(obj, (type, *others)) or library in ("pandas", "polars"):
@@ -108,7 +108,7 @@ def length_of(obj: object) -> int | None:
 
 
 class Split(Subset[Any]):
-    """Rows that luzpy chose at random: a run that is resumed takes those that it began with."""
+    """Rows that luzpy chose at random: a resumed run takes those that it started with."""
 
 
 def split_dataset(

@@ -45,7 +45,7 @@ def as_dataloader(x: Data, **options: Any) -> Loader:
     if isinstance(x, DataLoader):
         if options:
             raise ValueError(
-                "`dataloader_options` must not be given with a ready DataLoader, got "
+                "`dataloader_options` must not be given with a DataLoader, got "
                 f"{sorted(options)}: set them where the DataLoader is made."
             )
         return cast(Loader, x)
@@ -66,7 +66,7 @@ _PLAIN_OPTIONS = {"batch_size", "shuffle", "drop_last"}
 
 
 def resident(data: Data, device: torch.device, options: Options | None, *, name: str) -> Data:
-    """In-memory data on the accelerator of a run, if they fit: no batch is copied there any more.
+    """In-memory data on a run's accelerator, if it fits there: then no batch needs to be copied.
 
     Args:
         data: What the user gave.
@@ -84,7 +84,7 @@ def resident(data: Data, device: torch.device, options: Options | None, *, name:
 
 
 def moved_if_small(dataset: Rows, device: torch.device, most_bytes: float) -> Rows:
-    """A copy on `device` of a dataset of tensors that take at most so many bytes."""
+    """A copy on `device` of a dataset of tensors that take at most this many bytes."""
     assert isinstance(dataset, (TensorDataset, InMemoryDataset))
     flat = isinstance(dataset, TensorDataset)
     held = dataset.tensors if flat else dataset.structure
@@ -119,7 +119,7 @@ def train_loader(data: Data, options: Options | None) -> Loader:
 def eval_loader(
     data: Data, options: Options | None, *, name: str, beside_train: Data = None
 ) -> Loader:
-    """The DataLoader for validation and prediction: every row, once, in order, unless told else.
+    """The DataLoader for validation and prediction: by default every row, once, in order.
 
     Args:
         data: What the user gave.

@@ -1,4 +1,4 @@
-"""Epochs of so many batches, however many there are in the data."""
+"""Epochs with a fixed number of batches, however many there are in the data."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def _nothing() -> None:
 
 @final
 class Portions:
-    """So many batches of a loader an epoch; the next epoch goes on where the last one ended.
+    """A fixed number of batches per epoch; the next epoch continues where the last one ended.
 
-    When the data are at their end they are begun again, in the middle of an epoch if need be.
+    At its end the data starts over, in the middle of an epoch if necessary.
 
     Args:
         loader: Where the batches come from.
         count: How many an epoch has.
 
     Attributes:
-        done: How many batches have been taken of the pass through the data that is under way.
+        done: How many batches of the current pass through the data have been taken.
         before_pass: Called before a pass begins.
     """
 
@@ -40,7 +40,7 @@ class Portions:
         self._ended: Callable[[], None] | None = None
 
     def go_on(self, skipped: int, done_in_epoch: int) -> None:
-        """Let the first pass be one whose first batches `loader` passes over.
+        """Make the first pass one whose first batches `loader` skips.
 
         Args:
             skipped: How many these are.
@@ -66,7 +66,7 @@ class Portions:
 
     @property
     def draws_as_it_goes(self) -> bool:
-        """Whether the order of the rows may be drawn while the epoch is under way."""
+        """Whether the order of the rows may be drawn during the epoch."""
         return draws_as_it_goes(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:

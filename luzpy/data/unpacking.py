@@ -1,4 +1,4 @@
-"""What of a batch is the input and what the target, where that is not its two parts in order."""
+"""Which part of a batch is the input and which the target, if it is not (input, target)."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def unpacking_of(
     predicts: bool,
     has_step: bool,
 ) -> Unpacking | None:
-    """How batches like `batch` are taken apart; None for those that are (input, target) in order.
+    """How batches like `batch` are unpacked; None for those that are (input, target) in order.
 
     Args:
         batch: The first batch.
         unpack: The user's function, if there is one.
-        forward: The module's `forward`: what it names says what a mapping is.
+        forward: The module's `forward`: its argument names tell what a mapping is.
         function: What is given the input: `forward`, or the module's own `predict`.
         predicts: Whether the input alone is asked for.
         has_step: Whether the module's own step takes batches apart.
 
     Raises:
-        ValueError: If it has three parts or more, and nobody says which is which.
+        ValueError: If it has three parts or more, and it is unknown which is which.
     """
     if unpack is not None:
         found = Unpacking(_users(unpack, predicts=predicts))
@@ -110,7 +110,7 @@ def _users(unpack: Unpack, *, predicts: bool) -> Callable[[Batch], Parts]:
         except (TypeError, ValueError, LookupError, AttributeError) as err:
             if predicts and n_parts(batch) == 1:  # the input alone, without a target
                 return input_of(batch), None, None
-            add_note(err, "in `unpack`, which every batch goes through.")
+            add_note(err, "in `unpack`, which every batch passes through.")
             raise
         return _checked(parts)
 
@@ -133,7 +133,7 @@ def _checked(parts: Any) -> Parts:
     try:
         return parts[0], parts[1], int(parts[2])
     except (TypeError, ValueError):
-        raise TypeError(f"{rule}, a whole number, got {parts[2]!r}.") from None
+        raise TypeError(f"{rule}, an integer, got {parts[2]!r}.") from None
 
 
 def n_parts(batch: Batch) -> int:

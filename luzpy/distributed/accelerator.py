@@ -91,7 +91,7 @@ class Accelerator:
         accumulate: int = 1,
     ) -> None:
         if cuda_index is not None and not is_whole(cuda_index):
-            raise TypeError(f"`cuda_index` must be a whole number or None, got {cuda_index!r}.")
+            raise TypeError(f"`cuda_index` must be an integer or None, got {cuda_index!r}.")
         check_flag("distributed", distributed, optional=True)
         check_count("accumulate", accumulate)
         if cuda_index is not None and not 0 <= cuda_index < torch.cuda.device_count():
@@ -134,7 +134,7 @@ class Accelerator:
         self._group = MultiProcess(accelerate)
         if self.is_sharded and mixed_precision not in (None, accelerate.mixed_precision):
             raise ValueError(
-                "`mixed_precision` must be told to the launcher for FSDP, got "
+                "`mixed_precision` must be passed to the launcher for FSDP, got "
                 f"{mixed_precision!r}, and from the launcher {accelerate.mixed_precision!r}."
             )
         # `accelerate launch --mixed_precision bf16`. The setting of `accelerate` may be that of
@@ -147,7 +147,7 @@ class Accelerator:
         """The processes, device, precision and accumulation of an `accelerate.Accelerator`.
 
         Raises:
-            ValueError: If it is set to something that luzpy does otherwise, or not at all.
+            ValueError: If it has an option set that luzpy handles differently or does not support.
         """
         check_accelerate(accelerate)
         made = cls(
@@ -198,7 +198,7 @@ class Accelerator:
     def prepare_training(
         self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], *, n_losses: int
     ) -> nn.Module:
-        """The model as it is trained: of several processes, with its gradients averaged.
+        """The model as it is trained: with several processes, its gradients are averaged.
 
         A step that is one forward and one backward pass of the module is all that
         `DistributedDataParallel` and FSDP see. Of a module with a step or a loss of its own, or
@@ -213,15 +213,15 @@ class Accelerator:
             reason = (
                 "the module's own `step` decides when to step"
                 if has_step
-                else f"there are {n_losses} optimizers, each with gradients of its own"
+                else f"there are {n_losses} optimizers, each with its own gradients"
             )
             raise ValueError(f"`accumulate` must be 1, got {self.accumulate}: {reason}.")
         if n_losses == 1 and not has_step and not hasattr(unwrapped(model), "loss"):
             return self._group.wrap(model, optimizers)
         if self.is_sharded:
             raise ValueError(
-                "`accelerator` must not use FSDP for a module with a `step` or a `loss` of its "
-                "own, or with several optimizers."
+                "`accelerator` must not use FSDP for a module with its own `step` or `loss`, or "
+                "with several optimizers."
             )
         return model
 
@@ -249,7 +249,7 @@ class Accelerator:
     def prepare_loader(
         self, loader: L, *, name: str, count: Callable[[Batch], int] | None = None
     ) -> L | ShardedLoader:
-        """This process's batches; those of all processes together have every row once."""
+        """This process's batches; all processes together have every row once."""
         if loader is None or not self.is_distributed:
             return loader
         return ShardedLoader(loader, self._group, count=count, name=name)
@@ -261,7 +261,7 @@ class Accelerator:
         return SharedMetric(metric, self._group, loader, self.device)
 
     def prepare_callbacks(self, callbacks: list[Callback]) -> list[Callback]:
-        """The callbacks of a training run, with those that several processes or batches need."""
+        """The callbacks of a training run, plus those for several processes or batches."""
         if not self.is_distributed and self.accumulate == 1:
             return callbacks
         callbacks = [GradientSync(self._group), *callbacks]
@@ -281,7 +281,7 @@ class Accelerator:
         return self._copies.to_device(batch)
 
     def share_random_state(self) -> None:
-        """Let every process draw what the main one draws: the rows held out, the weights."""
+        """Make every process draw what the main one draws: the held-out rows, the weights."""
         if self.is_distributed:
             state = self.broadcast_from_main(lambda: RandomState.current().to_primitives())
             RandomState.from_primitives(state).restore()

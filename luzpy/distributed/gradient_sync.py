@@ -23,7 +23,7 @@ OPTIMIZER: Any = torch.optim.Optimizer
 
 @final
 class GradientSync(Callback):
-    """Makes one step of the batches of all ranks and of several in a row.
+    """Makes one step from the batches of all ranks, and from several consecutive ones.
 
     Every row counts alike: N ranks with batches of b rows, k of which make a step, take the steps
     of one process with batches of N·k·b rows, the short ones at the end of an epoch included.
@@ -106,7 +106,7 @@ class GradientSync(Callback):
         if any(argument is not None for argument in (*args[1:], *kwargs.values())):
             raise LuzError(
                 "`step` must call the optimizer's `step()` without a closure in a distributed run: "
-                "each process would evaluate it as often as its own rows ask for."
+                "each process would evaluate it a different number of times."
             )
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if not self._averaged and not self._scaled:  # it called `loss.backward()` itself

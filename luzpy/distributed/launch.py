@@ -65,7 +65,7 @@ def check_accelerate(accelerate: Accelerate) -> None:
     """Raise unless luzpy can run on this `accelerate.Accelerator`.
 
     Raises:
-        ValueError: If it is set to something that luzpy does otherwise, or not at all.
+        ValueError: If it has an option set that luzpy handles differently or does not support.
     """
     kind = accelerate.distributed_type.value
     if not shards(accelerate) and kind not in KINDS:
@@ -93,7 +93,7 @@ def shards(accelerate: Accelerate) -> bool:
 
 
 def require_launch_is_meant() -> None:
-    """Raise in one of several processes that nobody has told to work together.
+    """Raise in one of several processes that were not told to work together.
 
     Raises:
         LuzError: If the launcher has started several.

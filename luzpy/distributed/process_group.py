@@ -168,7 +168,7 @@ class MultiProcess(ProcessGroup):
 
 @cache
 def _cpu_group(world: object) -> Any:
-    """The group by which objects go: a GPU is not waited for. It is open till the process ends."""
+    """The group that sends objects: it waits for no GPU, and stays open until the process ends."""
     return torch.distributed.new_group(backend="gloo")
 
 

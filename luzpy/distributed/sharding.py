@@ -130,7 +130,7 @@ class ShardedLoader:
 
     @property
     def draws_as_it_goes(self) -> bool:
-        """Whether the order of the rows may be drawn while the epoch is under way."""
+        """Whether the order of the rows may be drawn during the epoch."""
         return draws_as_it_goes(self.loader)
 
     def _reads_ahead(self) -> bool:
@@ -141,12 +141,12 @@ class ShardedLoader:
 
     @property
     def resumable(self) -> bool:
-        """Whether a run can go on in the middle of an epoch: not where others share its batches."""
+        """Whether a run can resume in the middle of an epoch: not if others share its batches."""
         return self.processes.size == 1
 
     @property
     def is_padding(self) -> bool:
-        """Whether the batch at hand only keeps this process in step with the others.
+        """Whether the current batch only keeps this process in step with the others.
 
         No loss, metric, gradient or prediction of it counts.
         """

@@ -34,7 +34,9 @@ def written_atomically(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
     target = real_path(path)
     try:
         if target.exists() and not target.is_file():
-            raise LuzError(f"`path` must name a file, got {os.fspath(path)!r}, which is no file.")
+            raise LuzError(
+                f"`path` must name a file, got {os.fspath(path)!r}, which is not a file."
+            )
         _make_folders(target.parent)
         partial, file = _open_partial(target)
         try:

@@ -130,7 +130,7 @@ def read(
     if not target.exists():
         raise FileNotFoundError(f"There is no file {os.fspath(path)}.")
     if not target.is_file():
-        raise LuzError(f"{os.fspath(path)} could not be read: it is no file.")
+        raise LuzError(f"{os.fspath(path)} could not be read: it is not a file.")
     try:
         with target.open("rb") as file:
             size = _check(file, Path(path))
@@ -141,8 +141,8 @@ def read(
         raise
     except pickle.UnpicklingError as err:
         raise LuzError(
-            f"{os.fspath(path)} holds more than tensors and plain values; nothing of it was run. "
-            "If you trust where it comes from, load it with trusted=True. "
+            f"{os.fspath(path)} holds more than tensors and plain values; none of it was run. "
+            "If you trust its source, load it with trusted=True. "
             f"({_reason(err)})"
         ) from err
     except Exception as err:  # whatever the unpickler stumbles over
@@ -228,12 +228,12 @@ def _check_entries(file: BinaryIO, body: int, *, trusted: bool = False) -> None:
         or comment
         or any(disks)
     ):
-        raise ValueError("it is no archive of torch's")
+        raise ValueError("it is not an archive of torch's")
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         names = [entry.orig_filename.lower() for entry in entries]
         if len(set(names)) != n or not all(name.isascii() and "\0" not in name for name in names):
-            raise ValueError("its entries must each have a name of their own")
+            raise ValueError("its entries must have distinct names")
         for name, entry in zip(names, entries, strict=True):
             # torch compresses nothing: entries larger than the file are a bomb.
             stored = entry.compress_type == zipfile.ZIP_STORED
@@ -261,13 +261,13 @@ def _check_content(content: object, kind: str, size: int, path: str | os.PathLik
             if not isinstance(value, types):
                 raise TypeError(f"its {name!r} is {type(value).__name__}")
         if not is_records(fields.get("records", {})):
-            raise TypeError("its 'records' have another layout")
+            raise TypeError("its 'records' have a different layout")
         if kind == CHECKPOINT:
             for optimizer in fields["optimizers"].values():
                 [len(group["params"]) for group in optimizer["param_groups"]]
             [(name, state) for name, state in fields["callbacks"]]
     except Exception as err:  # whatever stands in the place of what is looked for
-        raise LuzError(f"{os.fspath(path)} is no {kind} that luzpy wrote: {err}.") from err
+        raise LuzError(f"{os.fspath(path)} is not a {kind} that luzpy wrote: {err}.") from err
 
 
 def _is_finite(content: object, limit: int) -> bool:

@@ -101,7 +101,7 @@ def _result(
     columns, rows = values.get("columns"), values.get("valid_rows")
     if not is_columns(columns) or not isinstance(rows, (torch.Tensor, type(None))):
         raise LuzError(
-            f"{os.fspath(path)} is no fitted model that luzpy wrote: its columns or rows."
+            f"{os.fspath(path)} is not a fitted model that luzpy wrote: its columns or rows."
         )
     return kind(
         model=model.eval(),
@@ -122,7 +122,9 @@ def _states(states: object, path: str | os.PathLike[str]) -> States | None:
     """The states of the optimizers, which luzpy 0.1.0 did not write."""
     if states is None or is_states(states):
         return states
-    raise LuzError(f"{os.fspath(path)} is no fitted model that luzpy wrote: see its 'optimizers'.")
+    raise LuzError(
+        f"{os.fspath(path)} is not a fitted model that luzpy wrote: see its 'optimizers'."
+    )
 
 
 def _is_spec(module: object) -> TypeGuard[Spec[Any]]:
@@ -176,7 +178,8 @@ def _known_class(
     parts = qualname.split(".")
     if not all(part.isidentifier() for part in [*package.split("."), *parts]):
         raise LuzError(
-            f"{os.fspath(path)} names {name!r} as its module, which is no class's import path."
+            f"{os.fspath(path)} names {name!r} as its module, which is not the import path of a "
+            "class."
         )
     # luzpy imports torch, whoever runs it: only its layers are there to be made by name.
     if package.partition(".")[0] == "torch" and package.split(".")[:2] != ["torch", "nn"]:
@@ -196,7 +199,7 @@ def _known_class(
     if isinstance(found, type) and issubclass(found, nn.Module):
         return found
     raise LuzError(
-        f"{os.fspath(path)} needs the class {name!r}, which is no nn.Module class that this "
+        f"{os.fspath(path)} needs the class {name!r}, which is not an nn.Module class that this "
         "program has imported, and nothing is imported for a file. If it is the one you expect:\n"
         f"    from {package} import {parts[0]}\n"
         f"    luz.load({os.fspath(path)!r}, module={qualname})"

@@ -61,7 +61,7 @@ def check_pickle(data: bytes) -> None:
             if pickletools.markobject in before:
                 start = marks.pop() - before.index(pickletools.markobject)
             if start < 0:
-                raise ValueError("it takes more values than it holds")
+                raise ValueError("it takes more values than it contains")
             taken = stack[start:]
             del stack[start:]
             made = _made(name, argument, taken)

@@ -82,7 +82,7 @@ def _kept_states(states: States) -> States | None:
         return kept
     warnings.warn(
         "The file is without the state of the optimizers, which holds more than tensors and plain "
-        f"values, at {unsupported}: a loaded model that is trained further begins with a new one.",
+        f"values, at {unsupported}: a loaded model that is trained further starts with a new one.",
         UserWarning,
         stacklevel=3,
     )

@@ -42,12 +42,12 @@ def check_state(model: nn.Module, state: Values, path: Path) -> None:
             continue
         found = state[name]
         if not isinstance(found, torch.Tensor):
-            problems.append(f"{name!r} is no tensor")
+            problems.append(f"{name!r} is not a tensor")
         elif is_lazy(value):  # it takes any shape, but no more values than are there
             if found.nbytes > found.untyped_storage().nbytes():
-                problems.append(f"{name!r} is larger than what is stored of it")
+                problems.append(f"{name!r} is larger than its stored data")
         elif (found.layout, found.is_quantized) != (value.layout, value.is_quantized):
-            problems.append(f"{name!r} is stored in another way")
+            problems.append(f"{name!r} is stored differently")
         elif found.shape != value.shape:
             problems.append(
                 f"{name!r} has the shape {tuple(found.shape)} instead of {tuple(value.shape)}"

@@ -22,7 +22,7 @@ REFUSED: dict[type[Callback], str] = {
     EarlyStopping: "it ends training by epochs, which a finder does not have",
     ModelCheckpoint: "it writes files by epochs, which a finder does not have",
     KeepBestModel: "it keeps the best epoch, which a finder does not have",
-    AutoResume: "it keeps the state of a run in a file, and a finder's is thrown away",
+    AutoResume: "it keeps the state of a run in a file, and a finder's run is discarded",
     LRScheduler: "it sets the learning rate, which the finder varies",
 }
 """Callbacks that the finder refuses, and why."""
@@ -56,7 +56,7 @@ def check_sweep(
 
 
 def check_confirm(confirm: int | None, confirm_steps: int | None) -> None:
-    """Raise unless the arguments describe rounds of short trainings."""
+    """Raise unless the arguments describe rounds of short training runs."""
     check_count("confirm", confirm, optional=True)
     check_count("confirm_steps", confirm_steps, optional=True)
     if confirm_steps is not None and confirm is None:

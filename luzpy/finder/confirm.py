@@ -1,4 +1,4 @@
-"""Short trainings at rates around the suggestion, halved successively."""
+"""Short training runs at rates around the suggestion, halved successively."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Confirmation:
     steps: int
 
     def confirm(self, plain: float | None) -> tuple[list[Trial], Verdict | None]:
-        """The trials, and what they come to; None if the user or a callback stopped them.
+        """The trials and their verdict; None if the user or a callback stopped them.
 
         Args:
             plain: The suggestion of the curve. Without one the rates are spread over all that
@@ -77,7 +77,7 @@ class Confirmation:
         return LAST_SEEDS
 
     def _trials(self, rates: Sequence[float], steps: int, seeds: int) -> list[Trial] | None:
-        """A training at each rate from each initial weights; None if one was stopped."""
+        """A training run per rate and set of initial weights; None if one was stopped."""
         pairs = [(lr, run) for run in range(seeds) for lr in rates]
         runs = attrs.evolve(self.runs, rates=[0.0] * steps, valid_data=None, stop_div=None)
         every = runs.trained(pairs, self.held_out)
@@ -116,6 +116,6 @@ def put_aside(
     if isinstance(data, DataLoader) or rows is None:
         raise ValueError(
             "`valid_data` must be given with `confirm` for a DataLoader, or for data of unknown "
-            "length: no rows can be put aside."
+            "length: no rows can be held out."
         )
     return prepare_data(data, min(SHARE, ROWS / rows), options, device, seed)

@@ -42,7 +42,7 @@ class Ensemble(nn.Module):
 
     Attributes:
         size: How many models there are.
-        losses: The loss of each model in the batch at hand, of shape (models,).
+        losses: The loss of each model in the current batch, of shape (models,).
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:

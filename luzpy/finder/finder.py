@@ -184,8 +184,8 @@ def lr_finder(
         records.confirmed, records.verdict = confirmed_frame(trials), verdict
     if runs > 1 and accelerator.is_main and is_spread(curves_of(records)):
         warnings.warn(
-            "The suggestions of these initial weights differ by more than a factor of 10: what is "
-            "suggested depends on chance. Raise `runs` or `steps`, or take larger batches.",
+            "The suggestions of these initial weights differ by more than a factor of 10: the "
+            "suggestion depends on chance. Raise `runs` or `steps`, or take larger batches.",
             UserWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""The callback that computes the held-out loss of a short training."""
+"""The callback that computes the held-out loss of a short training run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HeldOut:
 
 @final
 class HeldOutLoss(Callback):
-    """Computes the loss of each held-out batch when a training is over.
+    """Computes the loss of each held-out batch at the end of a training run.
 
     Attributes:
         found: What it is in each model that was trained; empty if there was nothing to judge on.

@@ -86,7 +86,7 @@ def _lines(curve: pd.DataFrame, view: View, runs: int) -> list[PlotAddable]:
 def overlaid(
     x: Sequence[pd.DataFrame], *, labels: Sequence[str] | None, beta: float, log_x: bool
 ) -> ggplot:
-    """The smoothed losses of several records in one picture; see `luzpy.plot`."""
+    """The smoothed losses of several records in one plot; see `luzpy.plot`."""
     import plotnine as p9
 
     check_beta(beta)

@@ -1,4 +1,4 @@
-"""What a finder's picture says beside its curves: the suggested rate, and ranges of rates."""
+"""What a finder's plot shows besides its curves: the suggested rate, and ranges of rates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Marks:
         lr: The suggestion, if there is one.
         ranges: What a range of rates is, its ends, and its colour.
         points: Losses measured at single rates, columns lr and loss, and what they are.
-        doubts: Reasons to look again, to be printed below the picture.
+        doubts: Reasons for doubt, printed below the plot.
     """
 
     lr: float | None

@@ -1,4 +1,4 @@
-"""Which losses a finder's picture shows: the descent, and not the explosion after it."""
+"""Which losses a finder's plot shows: the descent, and not the explosion after it."""
 
 from __future__ import annotations
 

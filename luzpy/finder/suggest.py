@@ -52,8 +52,8 @@ def suggest_lr(lr: Array, loss: Array, method: str) -> float:
     if len(lr) < MIN_RUNGS:
         if len(tested) > len(lr):
             raise NoSuggestionError(
-                f"The loss was not finite after {len(lr)} rungs: it diverges at once. Start at a "
-                "smaller `start_lr`."
+                f"The loss was not finite after {len(lr)} rungs: it diverges immediately. "
+                "Start at a smaller `start_lr`."
             )
         raise NoSuggestionError(
             f"A suggestion needs at least {MIN_RUNGS} rungs, got {len(lr)}: raise `steps`."
@@ -85,8 +85,8 @@ def _check_descent(lr: Array, loss: Array) -> None:
                 "`start_lr`."
             )
         raise NoSuggestionError(
-            f"The loss has its minimum in the first rungs, at {lr[first]:.2g}, and diverges at "
-            "once after it: lower `start_lr`."
+            f"The loss has its minimum in the first rungs, at {lr[first]:.2g}, and diverges "
+            "right after it: lower `start_lr`."
         )
     scale = float(np.max(np.abs(smoothed[: lowest + 1])))
     far = drop > max(MIN_DROP_SIGMA * average_noise(loss), 1e-6 * scale)
@@ -103,7 +103,7 @@ def running_average(loss: Array) -> Array:
 
 
 def descent(lr: Array, loss: Array) -> float:
-    """A 2.5th of the rate at which four fifths of the way down are done.
+    """The rate at which the loss has made four fifths of its drop, divided by 2.5.
 
     Where a curve is steepest, or lowest, noise decides among many rungs; which level it has come
     down to is a matter of a few.

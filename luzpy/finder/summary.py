@@ -24,7 +24,7 @@ WIDE = 10
 
 
 def summary(curves: Curves, stopped: str, verdict: Verdict | None = None) -> str:
-    """How the sweep ended, the suggestion, its range over runs, and what to doubt, in one line."""
+    """How the sweep ended, the suggestion, its range over runs, and doubts, in one line."""
     parts = [stopped[:1].upper() + stopped[1:]]
     doubted = "".join(f" {doubt}." for doubt in doubts(curves, verdict))
     if is_confirmed(verdict):

@@ -32,7 +32,7 @@ def learning_rates(steps: int, start_lr: float, end_lr: float, log_spaced: bool)
 class SweepLR(Callback):
     """Gives the varied optimizers the learning rate of each rung.
 
-    Parameter groups keep their shares of the rate, but for those that have a rate of their own.
+    Parameter groups keep their shares of the rate, except those that have their own rate.
 
     Args:
         rates: The learning rate of each rung, that which `set_opt_hparams(lr=...)` sets.
@@ -76,7 +76,7 @@ class SweepLR(Callback):
         return len(self.stepped) == len(self.varied)
 
     def nothing_steps(self, ctx: Context) -> bool:
-        """Whether no optimizer has stepped so far, nor has a gradient been gathered for one."""
+        """Whether no optimizer has stepped so far, and no gradient has been accumulated."""
         if self.any_stepped:
             return False
         return all(p.grad is None for p in optimized_parameters(ctx.optimizers.values()))

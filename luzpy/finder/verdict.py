@@ -1,4 +1,4 @@
-"""What short trainings say about a suggestion: which rates are as good, and which one to take."""
+"""The verdict of short training runs: which rates are equally good, and which to use."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def judge(rounds: Sequence[Sequence[Trial]], initial: float, plain: float | None
     gain = initial - mean_loss(last, best)
     noise = max((standard_error(last, lr, best) for lr in finalists if lr != best), default=0.0)
     if not gain > ERRORS * noise:
-        doubt = "No short training gains more than its noise: raise confirm_steps"
+        doubt = "No short training run gains more than its noise: raise confirm_steps"
         return Verdict(math.nan, math.nan, math.nan, doubt)
     good: set[float] = set()
     for trials in rounds:
@@ -127,8 +127,8 @@ def judge(rounds: Sequence[Sequence[Trial]], initial: float, plain: float | None
         behind = mean_loss(last, plain) - mean_loss(last, best)
         if behind > TOLERANCE * gain:
             doubt = (
-                "The short trainings differ by less than their noise, and the curve's suggestion "
-                "stands: raise confirm_steps, or give more valid_data"
+                "The short training runs differ by less than their noise, and the curve's "
+                "suggestion stands: raise confirm_steps, or give more valid_data"
             )
     return Verdict(taken, low, high, doubt)
 

@@ -1,1 +1,1 @@
-"""What every other part of luzpy stands on; nothing here imports the rest."""
+"""What every other part of luzpy builds on; nothing here imports the rest."""

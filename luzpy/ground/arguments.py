@@ -36,11 +36,11 @@ def check_flag(name: str, value: object, *, optional: bool = False) -> None:
 
 
 def check_count(name: str, value: object, *, minimum: int = 1, optional: bool = False) -> None:
-    """Raise unless `value` is a whole number of at least `minimum` (or None, if optional)."""
+    """Raise unless `value` is an integer of at least `minimum` (or None, if optional)."""
     if optional and value is None:
         return
-    positive = "a positive whole number"
-    rule = positive if minimum == 1 else f"a whole number of at least {minimum}"
+    positive = "a positive integer"
+    rule = positive if minimum == 1 else f"an integer of at least {minimum}"
     message = f"`{name}` must be {rule}{' or None' if optional else ''}, got {shown(value)}."
     if not is_whole(value):
         raise TypeError(message)
@@ -53,9 +53,7 @@ def check_seed(seed: object, *, optional: bool = False) -> None:
     if optional and seed is None:
         return
     if not is_whole(seed):
-        raise TypeError(
-            f"`seed` must be a whole number{' or None' if optional else ''}, got {seed!r}."
-        )
+        raise TypeError(f"`seed` must be an integer{' or None' if optional else ''}, got {seed!r}.")
     if not 0 <= seed < 2**63:
         raise ValueError(f"`seed` must be between 0 and 2**63, got {seed!r}.")
 

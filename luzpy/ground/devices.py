@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def default_device() -> torch.device:
-    """The current accelerator of this process; the CPU where there is none."""
+    """The current accelerator of this process; the CPU if there is none."""
     accelerator = _accelerator()
     # As a tensor says it: `torch.accelerator` itself leaves the index out.
     return CPU if accelerator is None else torch.empty(0, device=accelerator).device
@@ -72,7 +72,7 @@ def random_states() -> dict[str, list[torch.Tensor]]:
 
 
 def set_random_states(states: dict[str, list[torch.Tensor]]) -> None:
-    """Put the generators of those devices back that are here; others are passed over."""
+    """Restore the generators of the devices that are present; others are skipped."""
     accelerator = _accelerator()
     if accelerator is None:
         return

@@ -142,7 +142,7 @@ def _unpacked(state: tuple[int, Array, float | None]) -> _PythonState:
 
 @contextmanager
 def preserved_random_state() -> Generator[RandomState]:
-    """Leave the global random state as it was, also after an exception."""
+    """Leave the global random state as it was, even after an exception."""
     state = RandomState.current()
     try:
         yield state
@@ -152,7 +152,7 @@ def preserved_random_state() -> Generator[RandomState]:
 
 @contextmanager
 def seeded(seed: int | None) -> Generator[None]:
-    """Draw from a seed, and leave the global random state as it was; None: draw from that."""
+    """Draw from a seed, without changing the global random state; None: draw from that."""
     if seed is None:
         yield
         return
@@ -196,5 +196,5 @@ class InterleavedRandom:
             self._second.restore()
 
     def end(self) -> None:
-        """Go on with the global random state as the first side has left it."""
+        """Continue with the global random state as the first side left it."""
         self._first.restore()

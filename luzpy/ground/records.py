@@ -91,7 +91,7 @@ def epochs_done(records: Records) -> int:
 
 
 def loss_names(records: Records) -> tuple[str, ...]:
-    """The names of the optimizers that have a loss of their own in the last epoch."""
+    """The names of the optimizers that have their own loss in the last epoch."""
     rows = (epoch_metrics(records, set) for set in SETS)
     found = [name.removeprefix("loss_") for row in rows for name in row if name[:5] == "loss_"]
     return tuple(dict.fromkeys(found))
@@ -154,13 +154,13 @@ def rates_frame(records: Records) -> pd.DataFrame:
 
 
 def set_partial(records: Records, epoch: int, set: str, batch: int) -> None:
-    """Note that an epoch was broken off after a batch of its training or validation."""
+    """Note that an epoch was cut short after a batch of its training or validation."""
     for what, value in (("epoch", epoch), ("set", set), ("batch", batch)):
         append(records, "partial", what, value)
 
 
 def partial_epoch(records: Records) -> tuple[int, str, int] | None:
-    """The epoch, set and batch after which the last epoch was broken off, if it was."""
+    """The epoch, set and batch after which the last epoch was cut short, if it was."""
     epoch, split, batch = (_last(records, "partial", what) for what in ("epoch", "set", "batch"))
     return None if epoch is None or epoch != epochs_done(records) else (epoch, split, batch)
 
@@ -174,13 +174,13 @@ def set_best(records: Records, epoch: int | None, monitor: str = "") -> None:
 
 
 def restored_epoch(records: Records) -> tuple[int, str] | None:
-    """The epoch whose weights were put back, and by what it was chosen, if they were."""
+    """The epoch whose weights were restored, and the metric that chose it, if any."""
     epoch, monitor = (_last(records, "best", what) for what in ("epoch", "monitor"))
     return None if epoch is None else (epoch, monitor)
 
 
 def best_epoch(records: Records) -> int | None:
-    """The epoch whose weights were put back; else that of the lowest valid (or train) loss.
+    """The epoch whose weights were restored; else that of the lowest valid (or train) loss.
 
     Epochs that were broken off do not count.
 
@@ -208,12 +208,12 @@ def _last(records: Records, what: str, name: str) -> Any:
 
 
 def add_warning(records: Records, text: str) -> None:
-    """Keep what the run warned of."""
+    """Keep a warning of the run."""
     append(records, "warnings", "fit", text)
 
 
 def warnings_of(records: Records) -> tuple[str, ...]:
-    """What the run warned of, in order."""
+    """The warnings of the run, in order."""
     return tuple(records.get("warnings", {}).get("fit", ()))
 
 

@@ -25,7 +25,7 @@ def replaceable(signum: int) -> bool:
 
 
 def replace_handler(signum: int, handler: Handler) -> Callable[[], None]:
-    """Install a handler; returns what puts the one from before back."""
+    """Install a handler; returns a function that restores the previous one."""
     action = _system_action(signum)
     previous = signal.signal(signum, handler)
 

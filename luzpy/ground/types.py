@@ -1,4 +1,4 @@
-"""Names for what users' code gives and takes, which may be anything."""
+"""Names for what users' code passes and takes, which may be anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics made of what users give: functions, and metrics of torchmetrics."""
+"""Metrics made from users' functions and torchmetrics metrics."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TorchMetric(Metric):
 
 
 def as_metric(given: object, name: str | None = None) -> Metric:
-    """Make a `Metric` of what a user gave, under a name of the user's if there is one.
+    """Make a `Metric` from what a user passed, with the user's name for it if there is one.
 
     Raises:
         TypeError: If it is none of the kinds that are allowed, or a class instead of an instance.

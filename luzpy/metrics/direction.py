@@ -1,4 +1,4 @@
-"""Which way a metric's rows are better."""
+"""Which direction is better for a metric's rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from luzpy.metrics.metric import Metric
 
 
 def directions(metrics: Iterable[Metric]) -> dict[str, bool | None]:
-    """Whether higher is better, by the metrics' names in lower case; None where they do not say."""
+    """Whether higher is better, by the metrics' names in lower case; None if unknown."""
     found: dict[str, bool | None] = {"loss": False}
     for metric in metrics:
         if isinstance(metric, TorchMetric) and not metric.abbrev:  # a MetricCollection

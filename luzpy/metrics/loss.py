@@ -19,7 +19,7 @@ OF = "\n"  # between an optimizer's name and that of a part of its loss
 
 
 def with_parts(losses: Batch, parts: Mapping[str, Mapping[str, Batch]]) -> Batch:
-    """The losses by name, and beside each the parts that it is the sum of."""
+    """The losses by name, each with the parts that it is the sum of."""
     named = {f"{name}{OF}{part}": x for name, own in parts.items() for part, x in own.items()}
     return {**losses, **named}
 

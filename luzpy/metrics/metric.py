@@ -121,7 +121,7 @@ def torchmetrics_state(metric: Any) -> Values:
 
 
 def load_torchmetrics_state(metric: Any, state: Values) -> None:
-    """Let a metric of torchmetrics go on from a state."""
+    """Restore the state of a torchmetrics metric."""
     for where, part in metric.named_modules():
         _load(part.__dict__, state[where])
 

@@ -67,6 +67,6 @@ def _check_names(metrics: tuple[Metric, ...], name: str) -> None:
     for metric in names:
         if names.count(metric) > 1:
             raise ValueError(
-                f"`metrics` must have names of their own, got {metric!r} twice in the {name} set; "
+                f"`metrics` must have different names, got {metric!r} twice in the {name} set; "
                 "set the `abbrev` of one, or give a dict name -> metric."
             )

@@ -1,4 +1,4 @@
-"""How predictions and targets of differing shape are brought together, or refused."""
+"""How predictions and targets of different shapes are aligned, or refused."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ MOST_VALUES = 5
 
 
 def named_values(abbrev: str, value: Any) -> dict[str, float]:
-    """The rows that a metric's value makes: one for a number, one an entry for several.
+    """The rows of a metric's value: one for a number, one per entry for several.
 
     Args:
         abbrev: The metric's name; rows are named in lower case.
@@ -57,7 +57,7 @@ def arrays_in(abbrev: str, value: Any) -> dict[str, list[Any]]:
 
 
 def shown(rows: Mapping[str, float], arrays: Mapping[str, list[Any]]) -> dict[str, str]:
-    """Metrics as they are printed, by name: an array in the place of its rows."""
+    """Metrics as they are printed, by name: an array instead of its rows."""
     owners = {row: name for name, array in arrays.items() for row in named_values(name, array)}
     texts: dict[str, str] = {}
     for row, value in rows.items():

@@ -1,4 +1,4 @@
-"""What goes into a network or its loss."""
+"""Functions and losses for networks."""
 
 from luzpy.nn.mixup import MixupLoss, mixup
 

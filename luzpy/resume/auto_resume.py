@@ -1,4 +1,4 @@
-"""Going on where a killed run was."""
+"""Resuming a killed run."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class AutoResume(Callback):
         if self.every_n_batches is not None and not _is_resumable(ctx):
             raise ValueError(
                 f"`every_n_batches` must be None with several processes, got "
-                f"{self.every_n_batches!r}: their runs go on at the end of an epoch."
+                f"{self.every_n_batches!r}: their runs resume at the end of an epoch."
             )
         _check_workers(ctx)
         self._fingerprint = ctx.accelerator.broadcast(fingerprint(ctx))
@@ -274,7 +274,7 @@ class AutoResume(Callback):
         """The names of the parameters in each group of each optimizer.
 
         Raises:
-            LuzError: If the run has changed what a run that goes on could not make again.
+            LuzError: If the run has changed something that a resumed run could not recreate.
         """
         began, now = self._structure, _structure(ctx)
         if now["model"] != began["model"]:
@@ -306,8 +306,8 @@ class AutoResume(Callback):
         content = read_checkpoint(self._file)
         if not isinstance(content.get("resume"), dict):
             raise LuzError(
-                f"{self.path} is a checkpoint without a place to go on from: it was not written by "
-                "AutoResume."
+                f"{self.path} is a checkpoint without a position to resume from: it was not "
+                "written by AutoResume."
             )
         return content
 
@@ -322,12 +322,12 @@ class AutoResume(Callback):
         if part != "epoch" and "trail" in saved:
             raise LuzError(
                 f"{self.path} was written in the middle of an epoch by luzpy 0.1.0, which this "
-                "version cannot go on with: finish the run with that version."
+                "version cannot resume: finish the run with that version."
             )
         if part != "epoch" and not _is_resumable(ctx):
             raise LuzError(
-                f"{self.path} was written by one process in the middle of an epoch, and can go on "
-                "in one process only."
+                f"{self.path} was written by one process in the middle of an epoch, and can "
+                "only resume in one process."
             )
         same_rows = not {"data", "valid_data"} & {one.part for one in changed}
         restore_data(
@@ -376,7 +376,7 @@ class AutoResume(Callback):
         _skip(ctx, name, done, label, restore)
 
     def _go_on_in_pass(self, ctx: Context, saved: Values) -> None:
-        """Let the next epoch of training begin where the last one ended in the data."""
+        """Start the next epoch of training where the last one ended in the data."""
         if not isinstance(ctx.train_data, Portions) or not saved["pass_done"]:
             return
         self._pass_began, self._pass_done = saved["pass_began"], saved["pass_done"]
@@ -385,7 +385,7 @@ class AutoResume(Callback):
         _skip(ctx, "train_data", self._pass_done, "data", self._end_skipping)
 
     def _changes(self, content: Values, same_processes: bool) -> list[Difference]:
-        """What differs from the run that wrote the file, where the run may go on in spite of it."""
+        """What differs from the run that wrote the file, if the run may resume anyway."""
         saved: Values = content["resume"]
         if "fingerprint" not in saved:  # an earlier luzpy wrote it
             return []
@@ -435,18 +435,18 @@ class AutoResume(Callback):
 
 
 def _check_workers(ctx: Context) -> None:
-    """Raise if worker processes outlive an epoch: nobody could put them back where they were."""
+    """Raise if worker processes outlive an epoch: their state could not be restored."""
     for name, argument in (("train_data", "data"), ("valid_data", "valid_data")):
         if getattr(getattr(ctx, name), "persistent_workers", False):
             raise LuzError(
                 f"`{argument}` must have persistent_workers=False with AutoResume, got True: "
-                "workers that outlive an epoch take their random states along, and a run that "
-                "goes on would see other rows."
+                "workers that outlive an epoch take their random states along, and a resumed "
+                "run would see other rows."
             )
 
 
 def _skip(ctx: Context, name: str, done: int, label: str, restore: Callable[[], None]) -> None:
-    """Have a loader of the run pass over the batches that are done."""
+    """Make a loader of the run skip the batches that are done."""
     _wrap(ctx, name).resume_at(done, label, restore, lambda: bool(internals(ctx).stop.reason))
 
 
@@ -490,7 +490,7 @@ def _generator_owners(ctx: Context) -> Values:
 
 
 def _structure(ctx: Context) -> Values:
-    """What of the model and the optimizers must be there when a run goes on."""
+    """What the model and the optimizers of a resumed run must have."""
     return {"model": {*unwrapped(ctx.model).state_dict()}, "groups": group_parameters(ctx)}
 
 

@@ -1,4 +1,4 @@
-"""What is done about settings that are not those of the state file."""
+"""What to do about settings that differ from the state file's."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def check_changes(
     message = f"{path} does not fit the run: {'; '.join(map(_told, left))}. "
     if on_change is None:
         message += (
-            "Give another run a file of its own, AutoResume(path). To go on in spite of it, say "
-            "whose settings count: on_change='keep' (the file's) or on_change='use' (this run's)."
+            "Give another run its own file, AutoResume(path). To resume anyway, choose the "
+            "settings: on_change='keep' (the file's) or on_change='use' (this run's)."
         )
     elif on_change == KEEP:
         message += "This cannot be kept (on_change='keep'): it is not in the file."
@@ -85,15 +85,15 @@ def _reason(left: list[Difference]) -> str:
     if parts <= {"metrics", "data", "valid_data"}:
         return "the file was written in the middle of an epoch"
     if parts == {"opt_hparams"}:
-        return "it is no number of a parameter group, or a scheduler sets it"
-    return "the weights and the optimizer's state were made with it"
+        return "it is not a number of a parameter group, or a scheduler sets it"
+    return "the weights and the optimizer's state depend on it"
 
 
 Place = tuple[str, int, str]
 
 
 def _changed(before: Groups, now: Groups) -> list[Place]:
-    """Which hyperparameters of which optimizer's groups were others at the begin of the run."""
+    """Which hyperparameters of which optimizer's groups were different at the start of the run."""
     if {k: len(v) for k, v in before.items()} != {k: len(v) for k, v in now.items()}:
         return []
     return [
@@ -126,7 +126,7 @@ def apply_changes(
     now: Values,
     groups: Groups,
 ) -> None:
-    """Put the settings that count into the run, once its state is there.
+    """Apply the chosen settings to the run, once its state is loaded.
 
     Args:
         ctx: The run.

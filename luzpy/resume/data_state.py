@@ -53,7 +53,9 @@ def restore_data(
     if sizes != {kind: len(rows) for kind, rows in found["rows"].items()}:
         if not same_rows:
             return
-        raise LuzError(f"{path} does not fit the run: `valid_data` was another part of the rows.")
+        raise LuzError(
+            f"{path} does not fit the run: `valid_data` was a different part of the rows."
+        )
     for kind, split in _splits(ctx).items():
         split.indices = state["rows"][kind].tolist()
 

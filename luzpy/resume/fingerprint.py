@@ -185,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    """What a class or function is called: the same in every start of a script."""
+    """The name of a class or function: the same in every start of a script."""
     name = getattr(value, "__qualname__", type(value).__qualname__)
     return name.rpartition("<locals>.")[2]
 

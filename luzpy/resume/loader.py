@@ -1,4 +1,4 @@
-"""A loader around a loader, which passes over what a resumed run has done."""
+"""A loader that wraps a loader, and skips what a resumed run has done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _END = object()
 
 @final
 class ResumableLoader:
-    """The batches of `loader`, the first time without those that are done.
+    """The batches of `loader`; the first time, without those that are done.
 
     Where the order of the rows is drawn while the epoch is under way, the model draws from a random
     stream of its own: the order can be drawn again without the model's draws in between.
@@ -41,7 +41,7 @@ class ResumableLoader:
             done: How many.
             name: What the user calls the data, for messages.
             restore: Called when they have been passed over; puts the run's state back.
-            is_stopped: Whether the run is to end; then nothing more is passed over.
+            is_stopped: Whether the run is to end; then nothing more is skipped.
         """
         self._done, self._name = done, name
         self._restore, self._is_stopped = restore, is_stopped

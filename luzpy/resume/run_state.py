@@ -1,4 +1,4 @@
-"""What a run holds in the middle of an epoch beyond what a checkpoint keeps."""
+"""The state of a run in the middle of an epoch beyond that in a checkpoint."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Sigterm:
             self._put_back.append(replace_handler(child, _ignore))
 
     def end(self) -> None:
-        """Put the handlers from before back, and exit with status 143 if the signal has come.
+        """Restore the previous handlers, and exit with status 143 if the signal has come.
 
         One that has come to a run which is complete is sent again, when the run has returned.
         """

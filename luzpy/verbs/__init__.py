@@ -1,1 +1,1 @@
-"""What a user does with a model: fit, evaluate, predict, plot."""
+"""The verbs on a model: fit, evaluate, predict, plot."""

@@ -24,7 +24,7 @@ def with_defaults(
     callbacks: Sequence[Callback] | Callback | None,
     accelerator: Accelerator,
 ) -> list[Callback]:
-    """The default callbacks, then the user's; a default gives way to the user's own of its kind.
+    """The default callbacks, then the user's, which replace defaults of their kind.
 
     The accelerator's precision is one of the defaults.
 
@@ -50,7 +50,7 @@ def with_defaults(
 
 def check_epochs(epochs: Any) -> tuple[int, int]:
     """`epochs` as (min_epochs, max_epochs)."""
-    rule = "`epochs` must be a whole number of at least 1, or a pair (min_epochs, max_epochs)"
+    rule = "`epochs` must be an integer of at least 1, or a pair (min_epochs, max_epochs)"
     pair = tuple(epochs) if is_sequence(epochs) else (0, epochs)
     if len(pair) != 2 or not all(is_whole(n) for n in pair):
         apart = ""
@@ -79,7 +79,7 @@ def check_options(options: Options | None, batch_size: int | None, data: Data) -
     check_count("batch_size", batch_size, optional=True)
     if isinstance(data, DataLoader):
         raise ValueError(
-            f"`batch_size` must not be given with a ready DataLoader, got {batch_size!r}: set it "
+            f"`batch_size` must not be given with a DataLoader, got {batch_size!r}: set it "
             "where the DataLoader is made."
         )
     if options and "batch_size" in options:

@@ -22,7 +22,7 @@ from luzpy.metrics.values import shown
 def metric_lines(
     rows: Mapping[str, float], arrays: Mapping[str, list[Any]] | None = None
 ) -> list[str]:
-    """One line a metric, also where it computes an array."""
+    """One line per metric, even if it computes an array."""
     return [f"{name}: {text}" for name, text in shown(rows, arrays or {}).items()]
 
 
@@ -52,7 +52,7 @@ def stop_line(records: Records, reason: str) -> str:
 
 
 def best_lines(records: Records) -> list[str]:
-    """Which epoch's weights the model has, if they are not the last one's."""
+    """Which epoch's weights the model has, if not the last one's."""
     restored = restored_epoch(records)
     if restored is None:
         return []

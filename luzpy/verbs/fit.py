@@ -174,7 +174,7 @@ def _result(
     ctx: Context,
     stopped: str,
 ) -> R:
-    """What a run returns that has ended."""
+    """The result of a run that has ended."""
     for parameter in ctx.model.parameters():
         parameter.grad = None
     loss, kept = trained_loss(ctx), spec
@@ -197,7 +197,7 @@ def _result(
 
 
 def _start(spec: Spec[Result], fitted: Result | None, accelerator: Accelerator) -> nn.Module:
-    """The module that the run begins with."""
+    """The module that the run starts with."""
     if fitted is None:
         return prepare_model(spec, accelerator)
     return prepare_further(fitted, accelerator)

@@ -28,7 +28,7 @@ _INSTEAD: dict[str, str] = {
     **dict.fromkeys(_EPOCHS, "epochs=..."),
     **dict.fromkeys(_DEVICE, "accelerator=luz.Accelerator(device=...)"),
     **dict.fromkeys(_TARGET, "the input and the target as one argument, (x, y)"),
-    **dict.fromkeys(_WEIGHTS, "a loss that weighs: nn.CrossEntropyLoss(weight=...)"),
+    **dict.fromkeys(_WEIGHTS, "a loss with weights: nn.CrossEntropyLoss(weight=...)"),
     "validation_split": "valid_data=0.2",
     "val_split": "valid_data=0.2",
     "validation_data": "valid_data=(x, y)",
@@ -63,7 +63,7 @@ def with_hints(verb: F) -> F:
 
 def hint_for(name: str, verb: str, known: list[str]) -> str:
     """The message for an argument that a verb does not have."""
-    text = f"`{name}` is no argument of `{verb}`"
+    text = f"`{name}` is not an argument of `{verb}`"
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if close:
         return f"{text}: write {close[0]}=..."

@@ -1,4 +1,4 @@
-"""`plot`: what each result looks like is said beside it, and drawn with plotnine."""
+"""`plot`: each result defines its own plot, drawn with plotnine."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def chosen(x: Result, names: Sequence[str] | None) -> pd.DataFrame:
 
 
 def plot_history(metrics: pd.DataFrame, *, log_y: bool = False) -> ggplot:
-    """A panel a metric, a coloured line a set.
+    """A panel per metric, a coloured line per set.
 
     Args:
         metrics: Columns set, metric, epoch, value.
@@ -123,7 +123,7 @@ def plot_histories(
     metrics: Sequence[str] | None,
     log_y: bool,
 ) -> ggplot:
-    """The histories of several fits: a panel a metric, a colour a fit, dashes for validation."""
+    """Several fits: a panel per metric, a colour per fit, dashes for validation."""
     import pandas as pd
     import plotnine as p9
 

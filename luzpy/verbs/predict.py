@@ -85,7 +85,7 @@ def predict(
     options = check_options(dataloader_options, batch_size, newdata)
     if (options or {}).get("shuffle"):
         warnings.warn(
-            "`shuffle=True` gives the predictions in another order than the rows of `newdata`.",
+            "`shuffle=True` gives the predictions in a different order than the rows of `newdata`.",
             UserWarning,
             stacklevel=2,
         )
@@ -129,7 +129,7 @@ def predict(
 
 
 def _taken(ctx: Context, pred: Batch) -> Batch:
-    """What is kept of a prediction, on the CPU."""
+    """A prediction as it is kept, on the CPU."""
     if type(pred) is torch.Tensor and pred.is_cpu:
         return pred
     return to_device(scores_of(pred) if internals(ctx).loss_is_outputs else pred, CPU)
@@ -196,7 +196,7 @@ def concat(parts: list[Batch]) -> Batch:
             return torch.cat(parts)
         except RuntimeError as err:
             raise ValueError(
-                f"`stack` must be False for predictions that do not fit together: {err}"
+                f"`stack` must be False for predictions that have mismatched shapes: {err}"
             ) from err
     if is_mapping(first):
         return mapping_like(first, {key: concat([part[key] for part in parts]) for key in first})

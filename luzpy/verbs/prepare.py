@@ -1,4 +1,4 @@
-"""A run that has not begun: data, model, optimizers and loss in their places."""
+"""A run that has not begun: data, model, optimizers and loss in place."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from luzpy.ground.types import Data, Loader
 
 @functools.cache
 def _make_first_optimizer() -> None:
-    """Let torch import what it puts off until a process makes its first optimizer.
+    """Trigger torch's imports that it defers until a process creates its first optimizer.
 
     The import leaves a cycle that holds every frame below it, and with them the user's model and
     data. In a thread of its own there are none.
@@ -49,7 +49,7 @@ def _make_first_optimizer() -> None:
 
 
 def prepare_model(spec: Spec[Result], accelerator: Accelerator, run: int = 0) -> nn.Module:
-    """The model with its initial weights, where it is to be trained; alike in all processes."""
+    """The model with its initial weights, on its device; the same in all processes."""
     _make_first_optimizer()
     seed = accelerator.broadcast(spec.seed)
     model = build_model(attrs.evolve(spec, seed=seed), spec.hparams, run)
@@ -57,13 +57,13 @@ def prepare_model(spec: Spec[Result], accelerator: Accelerator, run: int = 0) ->
 
 
 def prepare_further(fitted: Result, accelerator: Accelerator) -> nn.Module:
-    """A copy of a trained model, where it is to be trained further."""
+    """A copy of a trained model, on the device where it is to be trained further."""
     _make_first_optimizer()
     return accelerator.prepare_model(copied(fitted.model))
 
 
 def check_complete(fitted: Result) -> None:
-    """Raise unless a fitted model knows what it takes to be trained further.
+    """Raise unless a fitted model has what it needs to be trained further.
 
     Raises:
         ValueError: If it has been loaded without its loss or its optimizer.
@@ -72,13 +72,13 @@ def check_complete(fitted: Result) -> None:
     has_loss = spec.loss is not None or hasattr(own, "loss") or hasattr(own, "step")
     if not has_loss or (spec.optimizer is None and not hasattr(own, "set_optimizers")):
         raise ValueError(
-            "`model` must have its loss and its optimizer to be trained further, got one that was "
-            "loaded without: give what `setup` made of the module, luz.load(path, module=model)."
+            "`model` must have its loss and its optimizer to be trained further, got one that "
+            "was loaded without: pass the specification from `setup`, luz.load(path, module=model)."
         )
 
 
 def go_on(ctx: Context, fitted: Result) -> None:
-    """Let a run that has not begun go on from what another one has left."""
+    """Make a run that has not begun continue from the result of another."""
     done = epochs_done(fitted.records)
     ctx.records = copy.deepcopy(fitted.records)
     set_best(ctx.records, None)  # the weights will be others
@@ -91,7 +91,7 @@ def go_on(ctx: Context, fitted: Result) -> None:
     if reason is not None:
         if ctx.accelerator.is_main:
             warnings.warn(
-                f"The optimizer begins afresh, for `model` does not have its state: {reason}.",
+                f"The optimizer starts without a state, as `model` does not have one: {reason}.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -110,7 +110,7 @@ def prepare_data(
     seed: int,
     valid_rows: torch.Tensor | None = None,
 ) -> tuple[Loader, Loader | None]:
-    """The DataLoaders of a run, made of what the user gave; see `split_dataset` for a fraction."""
+    """The DataLoaders of a run, made from the user's data; see `split_dataset` for a fraction."""
     data, valid_data = _without_graph(data), _without_graph(valid_data)
     train_data = resident(data, device, options, name="data")
     if is_number(valid_data) or isinstance(valid_data, bool):
@@ -128,7 +128,7 @@ def prepare_data(
 
 
 def _without_graph(data: Data) -> Data:
-    """Data in memory, in tensors that gather no gradients: the user's own stay as they are."""
+    """In-memory data, in tensors that accumulate no gradients: the user's own do not change."""
     if not is_in_memory(data) or not any(tensor.requires_grad for tensor in tensors_in(data)):
         return data
     return map_nested(torch.Tensor.detach, data)
@@ -200,7 +200,7 @@ def _with_closure(model: nn.Module, optimizers: Optimizers, accelerator: Acceler
     if hasattr(unwrapped(model), "step"):
         return False
     names = [type(opt).__name__ for opt in optimizers.values() if needs_closure(opt)]
-    reason = "computes its batch again within its step"
+    reason = "recomputes its batch within its step"
     if names and accelerator.accumulate > 1:
         raise ValueError(
             f"`accumulate` must be 1, got {accelerator.accumulate}: {names[0]} {reason}."

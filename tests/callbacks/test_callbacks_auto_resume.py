@@ -426,7 +426,7 @@ def test_a_place_that_cannot_be_written_is_an_error_before_the_first_batch(tmp_p
     path = tmp_path / "file" / "state.pt" if place == "a file in the way" else tmp_path
     seen = []
     counts = luz.Callback.from_functions(on_train_batch_begin=lambda ctx: seen.append(ctx.iter))
-    with pytest.raises(LuzError, match=r"`path` must be in a folder|it is no file"):
+    with pytest.raises(LuzError, match=r"`path` must be in a folder|it is not a file"):
         fit(specification(), luz.callbacks.AutoResume(path), counts)
     assert seen == []
 

@@ -204,8 +204,8 @@ def test_unknown_metric_is_an_error_after_the_first_epoch():
     ("kwargs", "error", "text"),
     [
         ({"patience": -1}, ValueError, "`patience` must be"),
-        ({"patience": "2"}, TypeError, "`patience` must be a whole number .*got '2'"),
-        ({"patience": 1.5}, TypeError, "`patience` must be a whole number .*got 1.5"),
+        ({"patience": "2"}, TypeError, "`patience` must be an integer .*got '2'"),
+        ({"patience": 1.5}, TypeError, "`patience` must be an integer .*got 1.5"),
         ({"baseline": "low"}, TypeError, "`baseline` must be a number, got 'low'"),
         ({"baseline": math.nan}, ValueError, "`baseline` must be .*got nan"),
         ({"mode": "best"}, ValueError, "`mode` must be"),

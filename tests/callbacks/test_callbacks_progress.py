@@ -201,7 +201,7 @@ def test_ctrl_c_says_where_the_fit_has_ended(written):
         "Epoch 1/3",
         f"Train {METRICS} (<time>)",
         "Epoch 2/3",
-        "Interrupted at epoch 2, batch 9; this fit has ended and returns what it has learned so "
+        "Interrupted at epoch 2, batch 9; this fit has ended and returns the model trained so "
         "far. (A second Ctrl-C during a fit raises KeyboardInterrupt.)",
         "Total time: <time>",
     ]

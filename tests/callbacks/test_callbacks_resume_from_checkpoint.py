@@ -138,7 +138,7 @@ def test_of_one_epoch_the_file_that_was_written_last(tmp_path):
 def test_of_several_runs_the_newest_runs_newest_epoch_and_a_warning_names_both(tmp_path):
     checkpoints(tmp_path / "old-{epoch}.pt", epochs=6)
     before, _ = checkpoints(tmp_path / "new-{epoch}.pt", epochs=3)
-    with pytest.warns(UserWarning, match=r"2 runs: new-3\.pt.*is taken, and not old-6\.pt"):
+    with pytest.warns(UserWarning, match=r"2 runs: new-3\.pt.*is used, not old-6\.pt"):
         after, _ = resumed(tmp_path)
     assert torch.equal(after.weights[0], before.last)
 
@@ -217,7 +217,7 @@ def test_a_damaged_file_that_is_asked_for_is_an_error(tmp_path):
 def test_nothing_there_is_a_warning_and_a_fresh_start(tmp_path, name):
     # as R luz warns
     (tmp_path / "empty folder").mkdir()
-    with pytest.warns(UserWarning, match=f"no checkpoint at .*{name}: the run starts afresh"):
+    with pytest.warns(UserWarning, match=f"no checkpoint at .*{name}: the run starts from scratch"):
         after, fitted = resumed(tmp_path / name)
     assert torch.equal(after.weights[0], fitted.spec().weight)
 

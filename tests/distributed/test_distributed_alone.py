@@ -86,16 +86,16 @@ def test_one_process_is_no_several():
             ValueError,
             "`mixed_precision` must be 'fp16', 'bf16', 'no' or None, got 'fp8'.",
         ),
-        ({"accumulate": 0}, ValueError, "`accumulate` must be a positive whole number, got 0."),
+        ({"accumulate": 0}, ValueError, "`accumulate` must be a positive integer, got 0."),
         (
             {"accumulate": 2.0},
             TypeError,
-            "`accumulate` must be a positive whole number, got 2.0.",
+            "`accumulate` must be a positive integer, got 2.0.",
         ),
         (
             {"accumulate": True},
             TypeError,
-            "`accumulate` must be a positive whole number, got True.",
+            "`accumulate` must be a positive integer, got True.",
         ),
     ],
 )

@@ -135,4 +135,4 @@ def test_an_optimizer_with_a_closure_is_refused_on_several_ranks(ranks):
             for verb in ("fit", "lr_finder"):
                 said = found[f"{name} {verb}"]
                 assert said.startswith("`accelerator` must be that of one process, got ")
-                assert said.endswith(f": {name} computes its batch again within its step.")
+                assert said.endswith(f": {name} recomputes its batch within its step.")

@@ -125,7 +125,7 @@ def spread_refused():
 def test_what_it_cannot_train_is_refused(ranks):
     for found in ranks(spread_refused, "spread"):
         own_loss, precision, histograms, other = found["said"]
-        assert "must not use FSDP for a module with a `step` or a `loss` of its own" in own_loss
+        assert "must not use FSDP for a module with its own `step` or `loss`" in own_loss
         assert "must not hold MixedPrecision with FSDP" in precision
         assert "`histograms` must be False with FSDP" in histograms
-        assert "`mixed_precision` must be told to the launcher for FSDP, got 'bf16'" in other
+        assert "`mixed_precision` must be passed to the launcher for FSDP, got 'bf16'" in other

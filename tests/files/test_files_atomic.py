@@ -134,7 +134,7 @@ def test_a_folder_in_its_place_is_an_error(tmp_path):
 def test_a_device_is_not_replaced(tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    with pytest.raises(LuzError, match=r"fifo.*no file"):
+    with pytest.raises(LuzError, match=r"fifo.*not a file"):
         write(fifo)
     assert stat.S_ISFIFO(fifo.stat().st_mode)
 

@@ -150,7 +150,7 @@ def test_a_checkpoint_that_lacks_something_is_refused(tmp_path, change):
     whole = {**parts, "callbacks": []}
     assert container.read(written(tmp_path, whole, "checkpoint"), "checkpoint")["epoch"] == 1
     path = written(tmp_path, {**whole, **change}, "checkpoint")
-    refused(path, f"no checkpoint that luzpy wrote: its '{next(iter(change))}'", "checkpoint")
+    refused(path, f"not a checkpoint that luzpy wrote: its '{next(iter(change))}'", "checkpoint")
 
 
 # Hostile files -------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_code_in_a_sealed_file_is_refused_and_not_run(tmp_path, name, where):
     buffer = io.BytesIO()
     torch.save(content, buffer)
     error = refused(sealed(tmp_path / "hostile.pt", buffer.getvalue()), "more than tensors")
-    assert "nothing of it was run" in str(error)
+    assert "none of it was run" in str(error)
     assert "trusted=True" in str(error)
     assert not sentinel.exists()
 
@@ -387,7 +387,7 @@ def test_an_archive_with_two_directories_is_refused(tmp_path):
     record = bytearray(plain[-22:])
     record[16:20] = packed[-6:-2]
     body = packed[:-22] + plain[:-22] + bytes(record)
-    refused(sealed(tmp_path / "two.pt", body), "could not be read: it is no archive of torch's")
+    refused(sealed(tmp_path / "two.pt", body), "could not be read: it is not an archive of torch's")
 
 
 @pytest.mark.parametrize("at", [8, 10, 12, 16, 20])
@@ -430,7 +430,7 @@ def test_entries_that_may_be_taken_for_another_are_refused(tmp_path, name):
         entry = zipfile.ZipInfo("archive/xxxx")
         entry.filename = name
         archive.writestr(entry, b"x")
-    refused(sealed(tmp_path / "names.pt", with_more.getvalue()), "name of their own")
+    refused(sealed(tmp_path / "names.pt", with_more.getvalue()), "distinct names")
 
 
 @pytest.mark.parametrize(
@@ -447,7 +447,7 @@ def test_entries_that_may_be_taken_for_another_are_refused(tmp_path, name):
 def test_a_checkpoint_of_another_layout_is_refused(tmp_path, change):
     parts = {"epoch": 1, "records": {}, "model": {}, "optimizers": {}, "optimizer_types": {}}
     path = written(tmp_path, {**parts, "callbacks": [], **change}, "checkpoint")
-    refused(path, "no checkpoint that luzpy wrote", "checkpoint")
+    refused(path, "not a checkpoint that luzpy wrote", "checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -473,12 +473,12 @@ def test_altered_and_sealed_again_is_read_or_refused_but_nothing_else(tmp_path_f
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
-    with pytest.raises(LuzError, match="fifo could not be read: it is no file"):
+    with pytest.raises(LuzError, match="fifo could not be read: it is not a file"):
         container.read(tmp_path / "fifo", "thing")
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(LuzError, match="could not be read: it is no file"):
+    with pytest.raises(LuzError, match="could not be read: it is not a file"):
         container.read(tmp_path, "thing")
 
 

@@ -426,7 +426,7 @@ def test_what_a_model_makes_besides_its_weights_is_no_bomb(tmp_path):
 def test_a_shape_without_values_for_a_lazy_parameter(tmp_path):
     state = {"weight": torch.zeros(1).expand(10**6, 10**6), "bias": torch.zeros(10**6)}
     path = written(tmp_path / "net.luz", state=state)
-    with pytest.raises(LuzError, match="'weight' is larger than what is stored of it"):
+    with pytest.raises(LuzError, match="'weight' is larger than its stored data"):
         luz.load(path, module=lambda: nn.LazyLinear(2))
 
 
@@ -441,13 +441,15 @@ def test_a_shape_without_values_for_a_lazy_parameter(tmp_path):
     ],
 )
 def test_records_of_another_layout_are_named(tmp_path, records):
-    with pytest.raises(LuzError, match=r"net\.luz is no fitted model that luzpy wrote: .*records"):
+    with pytest.raises(
+        LuzError, match=r"net\.luz is not a fitted model that luzpy wrote: .*records"
+    ):
         luz.load(written(tmp_path / "net.luz", records=records))
 
 
 @pytest.mark.parametrize("forged", [{"numpy.ndarray": 3}, {"builtins.frozenset": [[1]]}])
 def test_a_forged_array_or_set_is_named(tmp_path, forged):
-    with pytest.raises(LuzError, match=r"net\.luz is no fitted model that luzpy wrote"):
+    with pytest.raises(LuzError, match=r"net\.luz is not a fitted model that luzpy wrote"):
         luz.load(written(tmp_path / "net.luz", hparams={"input_size": forged}))
 
 
@@ -479,14 +481,14 @@ def test_hyperparameters_that_make_no_model_are_named(tmp_path, hparams, match):
 )
 def test_parts_of_another_type_are_named(tmp_path, change):
     name = next(iter(change))
-    with pytest.raises(LuzError, match=f"no fitted model that luzpy wrote: its '{name}'"):
+    with pytest.raises(LuzError, match=f"not a fitted model that luzpy wrote: its '{name}'"):
         luz.load(written(tmp_path / "net.luz", **change))
 
 
 @pytest.mark.parametrize("value", [3, "x", [1.0], None])
 def test_weights_that_are_no_tensors_are_named(tmp_path, value):
     state = {"fc.weight": value, "fc.bias": torch.zeros(1)}
-    with pytest.raises(LuzError, match=r"does not fit the model: 'fc\.weight' is no tensor"):
+    with pytest.raises(LuzError, match=r"does not fit the model: 'fc\.weight' is not a tensor"):
         luz.load(written(tmp_path / "net.luz", state=state))
 
 

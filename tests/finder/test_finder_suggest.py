@@ -126,9 +126,9 @@ REFUSED = {
         2 + 0.1 * np.random.default_rng(3).standard_normal(N) - LR / 100,
         "noise",
     ),
-    "all NaN": (np.full(N, math.nan), "diverges at once"),
-    "all infinite": (np.full(N, math.inf), "diverges at once"),
-    "NaN after 4": (np.array([4.0, 3.0, 2.0, 1.0, *[math.nan] * (N - 4)]), "diverges at once"),
+    "all NaN": (np.full(N, math.nan), "diverges immediately"),
+    "all infinite": (np.full(N, math.inf), "diverges immediately"),
+    "NaN after 4": (np.array([4.0, 3.0, 2.0, 1.0, *[math.nan] * (N - 4)]), "diverges immediately"),
     "diverges at once": (np.geomspace(1, 1e20, N), "never falls"),
     "minimum in the first rungs": (FIRST_RUNGS, "minimum in the first rungs"),
 }

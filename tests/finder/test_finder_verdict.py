@@ -93,7 +93,7 @@ def test_initial_weights_that_disagree_are_noise():
 def test_where_nothing_is_gained_nothing_is_confirmed():
     verdict = judge([of({0.1: 2.0, 0.2: 2.1})], 2.0, 0.1)
     assert math.isnan(verdict.lr)
-    assert "No short training gains more than its noise" in verdict.doubt
+    assert "No short training run gains more than its noise" in verdict.doubt
 
 
 def test_a_curve_without_a_suggestion_leaves_it_to_the_trainings():
