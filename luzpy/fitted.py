@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
+from torch import nn
 
 from luzpy.core.result import Result
 from luzpy.core.spec import ModuleMaker, Spec
@@ -66,6 +67,14 @@ class FittedModule(Result):
             ValueError: If there is no such metric, or no epoch was completed.
         """
         return plot_history(chosen(self, metrics), log_y=log_y)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        instead = ""
+        if name in ("history", "history_", "metrics"):
+            instead = ": get_metrics() gives its metrics as a frame, and records as lists"
+        elif hasattr(nn.Module, name) and not name.startswith("_"):
+            instead = f": write fitted.model.{name}"
+        raise AttributeError(f"A FittedModule has no attribute {name!r}{instead}.")
 
     def __repr__(self) -> str:
         lines = [

@@ -16,8 +16,10 @@ from luzpy.core.spec import ModuleMaker, OptimizerMaker, Spec
 from luzpy.data.unpacking import Unpack
 from luzpy.finder.finder import lr_finder
 from luzpy.fitted import FittedModule
+from luzpy.ground.arguments import shown
 from luzpy.metrics.metric_set import as_metric_set
 from luzpy.verbs.fit import fit
+from luzpy.verbs.hints import with_hints
 
 
 def set_hparams(model: LuzModule, **hparams: object) -> LuzModule:
@@ -147,6 +149,7 @@ class LuzModule(Spec[FittedModule]):
         return "\n".join(lines)
 
 
+@with_hints
 def setup(
     module: ModuleMaker,
     loss: Loss | None = None,
@@ -224,7 +227,10 @@ def setup(
     given = {"loss": loss, "optimizer": optimizer, "backward": backward, "unpack": unpack}
     for name, function in given.items():
         if function is not None and not callable(function):
-            raise TypeError(f"`{name}` must be a function, got {function!r}.")
+            example = {"loss": ", such as nn.MSELoss()", "optimizer": ", such as torch.optim.Adam"}
+            raise TypeError(
+                f"`{name}` must be a function{example.get(name, '')}, got {shown(function)}."
+            )
     if isinstance(loss, type):
         raise TypeError(
             f"`loss` must be a function or an instance, got the class {loss.__name__}: write "

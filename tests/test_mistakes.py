@@ -90,6 +90,17 @@ MISTAKES = {
         lambda: fit(spec=regression().set_opt_hparams(lr="fast")),
         TypeError, ["`opt_hparams`", "lr='fast'"],
     ),
+    "lr in setup": (
+        lambda: luz.setup(line, nn.MSELoss(), SGD, lr=0.1),
+        TypeError, ["`lr`", "set_opt_hparams(lr=...)"],
+    ),
+    "a loss by name": (lambda: luz.setup(line, "mse", SGD), TypeError, ["'mse'", "nn.MSELoss()"]),
+    "an optimizer by name": (
+        lambda: luz.setup(line, nn.MSELoss(), "adam"), TypeError, ["'adam'", "torch.optim.Adam"],
+    ),
+    "a device as the accelerator's first argument": (
+        lambda: luz.Accelerator("cuda"), TypeError, ['luz.Accelerator(device="cuda")'],
+    ),
     "an argument that the module has not": (
         lambda: fit(spec=regression(nn.Linear).set_hparams(width=3)),
         TypeError, ["`hparams`", "width", "Linear"],
@@ -220,6 +231,13 @@ MISTAKES = {
     "a function as a callback": (
         lambda: fit(callbacks=[print]), TypeError, ["`callbacks`", "Callback.from_functions"],
     ),
+    "a scheduler as a callback": (
+        lambda: fit(callbacks=[torch.optim.lr_scheduler.StepLR(SGD(line().parameters(), 0.1), 1)]),
+        TypeError, ["luz.callbacks.LRScheduler(StepLR, ...)"],
+    ),
+    "validation data in the place of callbacks": (
+        lambda: regression().fit((X, Y), 1, (X, Y)), TypeError, ["valid_data=(x, y)"],
+    ),
     "a monitor that does not exist": (
         lambda: fit(callbacks=[luz.callbacks.EarlyStopping("train_accuracy", mode="max")]),
         luz.LuzError, ["`monitor`", "'train_loss'", "'train_accuracy'"],
@@ -259,6 +277,13 @@ MISTAKES = {
     # results and files
     "no such plot option": (
         lambda: fit().plot(smooth=0.9), TypeError, ["smooth"],
+    ),
+    "x and y apart in evaluate": (
+        lambda: fit().evaluate(X, Y), TypeError, ["evaluate((x, y))", "of shape (64, 1)"],
+    ),
+    "Keras' history": (lambda: fit().history, AttributeError, ["get_metrics()", "records"]),
+    "the fitted model's parameters": (
+        lambda: fit().parameters(), AttributeError, ["fitted.model.parameters"],
     ),
     "no such metric": (lambda: fit().evaluate((X, Y))["acc"], KeyError, ["loss", "'acc'"]),
     # lr_finder

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, final
 
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
 from luzpy.core.context import Context
 from luzpy.core.hooks import Hook, check_hook
 from luzpy.ground.arguments import shown
@@ -213,5 +216,11 @@ def _checked(callback: object) -> Callback:
             f"`callbacks` must hold instances, got the class {kind.__name__}: write "
             f"{kind.__name__}()."
         )
-    instead = ": write luz.Callback.from_functions(on_epoch_end=...)" if callable(callback) else ""
+    instead = ""
+    if callable(callback):
+        instead = ": write luz.Callback.from_functions(on_epoch_end=...)"
+    elif isinstance(callback, LRScheduler):
+        instead = f": write luz.callbacks.LRScheduler({type(callback).__name__}, ...)"
+    elif isinstance(callback, torch.Tensor):
+        instead = ": validation data are valid_data=(x, y)"
     raise TypeError(f"`callbacks` must hold luzpy callbacks, got {shown(callback)}{instead}.")

@@ -9,6 +9,7 @@ from typing import Any, Self, final
 import torch
 
 from luzpy.data.batches import batch_rows
+from luzpy.ground.arguments import shown
 from luzpy.ground.types import Batch, Values
 from luzpy.metrics.metric import (
     Metric,
@@ -106,7 +107,10 @@ def as_metric(given: object, name: str | None = None) -> Metric:
         return TorchMetric(given)
     if callable(given) and not isinstance(given, torch.nn.Module):
         return FunctionMetric(given)
+    instead = ""
+    if isinstance(given, torch.Tensor):
+        instead = ". Are these the targets? Input and target are one argument: evaluate((x, y))"
     raise TypeError(
         "`metrics` must hold luzpy metrics, torchmetrics metrics or functions (preds, target) -> "
-        f"number, got {given!r}."
+        f"number, got {shown(given)}{instead}."
     )
