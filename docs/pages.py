@@ -169,8 +169,8 @@ def examples(notebooks: dict[str, nbformat.NotebookNode], folder: Path) -> str:
     return "\n\n".join(
         [
             "# Examples",
-            "Whole programs, from data to result, that run as they are in a minute or two on a "
-            "CPU. Each says what to change for the full data. The images are drawn by "
+            "Whole programs, from data to result, small enough for a CPU. Each says what "
+            "to change for the full data. The images are drawn by "
             "[pictures.py](vignettes/pictures.py).",
             *(f"## {name.capitalize()}\n\n{grid(items)}" for name, items in boxes.items() if items),
             contents(found),

@@ -90,7 +90,7 @@ def lr_finder(
             runs, from the same weights on the same batches: 2 ** confirm rates in the first round,
             the better half of them, for twice as long, in each further one, the last also from
             other initial weights. They are compared on `valid_data`, or else on held-out rows.
-            `confirm=3` takes about eight times as many steps as the sweep. Small models are
+            `confirm=3` takes about ten times as many steps as the sweep. Small models are
             trained at all rates at once, as with `runs`.
         confirm_steps: The number of steps of the runs in the last round; by default that of the
             sweep.

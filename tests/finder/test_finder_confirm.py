@@ -77,6 +77,13 @@ def test_rounds_are_halved_and_the_last_is_run_from_other_weights_too():
     assert set(rounds[6]["seed"]) == {5}
 
 
+def test_three_rounds_cost_about_ten_sweeps():
+    """As the docstring and the article say."""
+    records = find(confirm=3, confirm_steps=None)
+    sweeps = records.confirmed["steps"].sum() / len(records)
+    assert sweeps == pytest.approx(10, abs=1.5)
+
+
 def test_the_suggestion_is_taken_from_the_trainings():
     # The rule's suggestion for the sweep is far below what a training of 40 steps does best with.
     records = find(confirm=3, confirm_steps=39)
