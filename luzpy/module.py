@@ -21,6 +21,8 @@ from luzpy.metrics.metric_set import as_metric_set
 from luzpy.verbs.fit import fit
 from luzpy.verbs.hints import with_hints
 
+_EXAMPLE = {"loss": ": for example nn.MSELoss()", "optimizer": ": for example torch.optim.Adam"}
+
 
 def set_hparams(model: LuzModule, **hparams: object) -> LuzModule:
     """Return a new specification with arguments for the module, merged with earlier ones.
@@ -227,9 +229,8 @@ def setup(
     given = {"loss": loss, "optimizer": optimizer, "backward": backward, "unpack": unpack}
     for name, function in given.items():
         if function is not None and not callable(function):
-            example = {"loss": ", such as nn.MSELoss()", "optimizer": ", such as torch.optim.Adam"}
             raise TypeError(
-                f"`{name}` must be a function{example.get(name, '')}, got {shown(function)}."
+                f"`{name}` must be a function, got {shown(function)}{_EXAMPLE.get(name, '')}."
             )
     if isinstance(loss, type):
         raise TypeError(

@@ -90,12 +90,13 @@ class Accelerator:
         mixed_precision: str | None = None,
         accumulate: int = 1,
     ) -> None:
-        if isinstance(device_placement, (str, torch.device)):
+        placement: object = device_placement
+        if isinstance(placement, (str, torch.device)):
             raise TypeError(
-                f"`device_placement` must be True or False, got {device_placement!r}: write "
-                f'luz.Accelerator(device="{device_placement}").'
+                f"`device_placement` must be True or False, got {placement!r}: write "
+                f'luz.Accelerator(device="{placement}").'
             )
-        check_flag("device_placement", device_placement)
+        check_flag("device_placement", placement)
         check_flag("cpu", cpu)
         if cuda_index is not None and not is_whole(cuda_index):
             raise TypeError(f"`cuda_index` must be an integer or None, got {cuda_index!r}.")
