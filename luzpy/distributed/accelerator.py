@@ -90,13 +90,7 @@ class Accelerator:
         mixed_precision: str | None = None,
         accumulate: int = 1,
     ) -> None:
-        placement: object = device_placement
-        if isinstance(placement, (str, torch.device)):
-            raise TypeError(
-                f"`device_placement` must be True or False, got {placement!r}: write "
-                f'luz.Accelerator(device="{placement}").'
-            )
-        check_flag("device_placement", placement)
+        _check_placement(device_placement)
         check_flag("cpu", cpu)
         if cuda_index is not None and not is_whole(cuda_index):
             raise TypeError(f"`cuda_index` must be an integer or None, got {cuda_index!r}.")
@@ -363,6 +357,16 @@ def check_accelerator(accelerator: object) -> Accelerator:
             f"{accelerator!r}."
         )
     return accelerator
+
+
+def _check_placement(given: object) -> None:
+    """Raise unless `given` is True or False; a device here is meant for `device`."""
+    if isinstance(given, (str, torch.device)):
+        raise TypeError(
+            f"`device_placement` must be True or False, got {given!r}: write "
+            f'luz.Accelerator(device="{given}").'
+        )
+    check_flag("device_placement", given)
 
 
 def _choose_device(
