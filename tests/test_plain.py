@@ -102,6 +102,33 @@ def test_mappings_of_all_kinds_become_dicts(mapping):
     assert to_primitives(mapping) == dict(mapping)
 
 
+def test_many_numbers_become_one_tensor_and_come_back(tmp_path):
+    numbers = [torch.tensor(number) for number in (1.5, float("nan"), -2.0)]
+    made = to_primitives({"losses": [numbers]})
+    ((tensor,),) = (inner.values() for inner in made["losses"])
+    torch.testing.assert_close(tensor, torch.stack(numbers), rtol=0, atol=0, equal_nan=True)
+    container.write(tmp_path / "a.pt", "thing", {"x": made})
+    (found,) = from_primitives(container.read(tmp_path / "a.pt", "thing")["x"])["losses"]
+    assert type(found) is list
+    assert [number.shape for number in found] == [()] * 3
+    found.append(torch.tensor(0.0))  # a list that goes on
+    assert torch.stack(found).nan_to_num(7).tolist() == [1.5, 7, -2, 0]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [torch.tensor(1.0), torch.tensor(1)],
+        [torch.tensor(1.0), torch.ones(1)],
+        [torch.tensor(1.0), 1.0],
+        [torch.tensor(1.0), torch.nn.Parameter(torch.tensor(1.0))],
+        (torch.tensor(1.0), torch.tensor(2.0)),
+    ],
+)
+def test_other_tensors_stay_apart(others):
+    assert all(a is b for a, b in zip(to_primitives(others), others, strict=True))
+
+
 def test_a_copy_is_made_of_containers_and_arrays():
     array, inner = np.zeros(2), [1]
     made = to_primitives({"a": array, "b": inner})

@@ -12,8 +12,9 @@ from luzpy.core.callback import Callback
 from luzpy.core.context import Context, internals, where
 from luzpy.core.loss import scores_of
 from luzpy.core.modules import learning_rates, unwrapped
+from luzpy.ground.devices import widest_float
 from luzpy.ground.errors import LuzError, add_note
-from luzpy.ground.nested import detached, to_device
+from luzpy.ground.nested import detached, map_nested
 from luzpy.ground.records import (
     epochs_done,
     forget_rates,
@@ -112,9 +113,15 @@ class Metrics(Callback):
         return kept
 
     def load_state_dict(self, state: Values) -> None:
+        device = self._device
+        dtypes = {torch.float64: widest_float(device)}  # the file may be of another device
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, dtypes.get(tensor.dtype, tensor.dtype))
+
         for split, states in state.items():
             for metric, saved in zip(self._metrics[split], states, strict=True):
-                metric.load_state_dict(to_device(saved, self._device))
+                metric.load_state_dict(map_nested(moved, saved))
 
     def _begin(self, ctx: Context, split: str) -> None:
         if not ctx.metrics[split]:  # `evaluate` has no on_fit_begin

@@ -13,6 +13,7 @@ from luzpy.ground.types import Array, Primitive
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 _TENSORS = (torch.Tensor, torch.nn.Parameter, torch.Size)
+_LIST: type = list
 _LISTS = (list, tuple, set)
 _FROZEN = (frozenset,)
 # Names for what torch's restricted unpickler has no word for.
@@ -20,6 +21,9 @@ _ARRAY = "numpy.ndarray"
 _FROZENSET = "builtins.frozenset"
 _EMPTY = "builtins.bytes"
 _DEQUE = "collections.deque"
+# Many tensors of one number, such as the losses of an epoch's batches: one of them all takes one
+# download from an accelerator, and one entry of a file.
+_NUMBERS = "torch.numbers"
 
 
 def is_array(value: object) -> TypeGuard[Array]:
@@ -40,10 +44,25 @@ def is_plain_collection(value: object) -> TypeGuard[list[Any]]:
     return type(value) in _LISTS
 
 
+def _is_list_of_numbers(value: Any) -> TypeGuard[list[torch.Tensor]]:
+    """Whether `value` is a list of tensors that can be one tensor, and be had back from it."""
+    if type(value) is not _LIST or len(value) < 2:
+        return False
+    first = value[0]
+    return type(first) is torch.Tensor and all(
+        type(item) is torch.Tensor
+        and not (item.ndim or item.requires_grad)
+        and (item.dtype, item.device, item.layout) == (first.dtype, first.device, torch.strided)
+        for item in value
+    )
+
+
 def to_primitives(value: Primitive) -> Primitive:
     """`value` in tensors and primitives, where arrays, NumPy scalars, deques and such were."""
     if is_mapping(value):
         return {key: to_primitives(item) for key, item in value.items()}
+    if _is_list_of_numbers(value):
+        return {_NUMBERS: torch.stack(value)}
     if is_plain_collection(value):
         return type(value)(to_primitives(item) for item in value)
     if type(value) in _FROZEN:
@@ -82,6 +101,8 @@ def from_primitives(value: Primitive) -> Primitive:
             return deque((from_primitives(item) for item in items), maxlen)
         if only == _EMPTY:
             return b""
+        if only == _NUMBERS:
+            return [*value[only].unbind()]
         return {key: from_primitives(item) for key, item in value.items()}
     if is_plain_collection(value):
         return type(value)(from_primitives(item) for item in value)

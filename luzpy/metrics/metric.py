@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 import torch
 
 from luzpy.ground.nested import is_mapping, is_sequence
-from luzpy.ground.primitives import find_unsupported, to_primitives
+from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
 from luzpy.ground.types import Batch, Values
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _kept(attributes: Values) -> Values:
 
 
 def _load(attributes: Values, state: Values) -> None:
-    for name, value in state.items():
+    for name, value in from_primitives(state).items():
         own: Any = attributes.get(name)
         if isinstance(own, Metric):
             own.load_state_dict(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,20 @@ from luzpy.data.columns import warn_if_not_finite, with_input_columns
 from luzpy.data.loader import Options, eval_loader, resident
 from luzpy.distributed.accelerator import Accelerator, check_accelerator
 from luzpy.ground.arguments import check_flag
-from luzpy.ground.nested import is_mapping, is_sequence, mapping_like, to_device
+from luzpy.ground.nested import (
+    is_mapping,
+    is_sequence,
+    map_nested,
+    mapping_like,
+    tensors_in,
+    to_device,
+)
 from luzpy.ground.types import Batch, Data, Values
 from luzpy.verbs.arguments import check_options, check_verbose, with_defaults
 from luzpy.verbs.hints import hint_for
 
 CPU = torch.device("cpu")
+AT_ONCE = 2**25  # bytes of predictions that stay on an accelerator; twice that as they are joined
 _LIST: type[list[Batch]] = list
 
 
@@ -115,7 +123,7 @@ def predict(
         function = partial(function, **kwargs)
     try:
         with in_eval_mode(model):
-            predicted = [(_taken(ctx, pred), _rows(ctx)) for pred in loop.predict(ctx, function)]
+            predicted = _predicted(ctx, loop.predict(ctx, function))
     except TypeError as err:
         _check_call(ctx, function, err)
         raise
@@ -128,11 +136,51 @@ def predict(
     return concat(predictions)
 
 
-def _taken(ctx: Context, pred: Batch) -> Batch:
-    """A prediction as it is kept, on the CPU."""
-    if type(pred) is torch.Tensor and pred.is_cpu:
-        return pred
-    return to_device(scores_of(pred) if internals(ctx).loss_is_outputs else pred, CPU)
+def _predicted(ctx: Context, batches: Iterator[Batch]) -> list[tuple[Batch, set[int]]]:
+    """The predictions of the batches, on the CPU, and how many rows each may have.
+
+    Those of an accelerator are copied there and downloaded many at once: no batch is waited for.
+    """
+    done, waiting, rows, size = _LIST(), _LIST(), list[set[int]](), 0
+    for pred in batches:
+        if type(pred) is not torch.Tensor or not pred.is_cpu:
+            pred = scores_of(pred) if internals(ctx).loss_is_outputs else pred
+            # A compiled model may write its next output to the same memory.
+            pred = map_nested(_kept, pred, _on_cpu)
+            size += sum(t.numel() * t.element_size() for t in tensors_in(pred) if not t.is_cpu)
+        waiting.append(pred)
+        rows.append(_rows(ctx))
+        if size >= AT_ONCE:
+            done += _downloaded(waiting)
+            waiting, size = _LIST(), 0
+    return list(zip(done + (_downloaded(waiting) if size else waiting), rows, strict=True))
+
+
+def _kept(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_cpu else tensor.clone()
+
+
+def _downloaded(preds: list[Batch]) -> list[Batch]:
+    """Predictions on the CPU, by one copy for all tensors of a dtype."""
+    of_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
+    for tensor in tensors_in(preds):
+        if not (tensor.is_cpu or tensor.is_nested) and tensor.layout is torch.strided:
+            of_dtype.setdefault(tensor.dtype, []).append(tensor)
+    found: dict[int, torch.Tensor] = {}
+    for tensors in of_dtype.values():
+        joined = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
+        parts = torch.split(joined, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            found[id(tensor)] = part.reshape(tensor.shape).clone()  # not to keep all for one
+
+    def here(tensor: torch.Tensor) -> torch.Tensor:
+        return found.get(id(tensor), tensor)
+
+    return _on_cpu(map_nested(here, preds))
+
+
+def _on_cpu(obj: Batch) -> Batch:
+    return to_device(obj, CPU)
 
 
 def _rows(ctx: Context) -> set[int]:

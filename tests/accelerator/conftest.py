@@ -21,7 +21,7 @@ from luzpy.ground.devices import widest_float
 
 HERE = Path(__file__).parent
 PIPES = os.environ.get("LUZPY_ACCELERATOR_PIPES")  # set in the second process
-SECONDS_TO_END = 60
+SECONDS_TO_END = 600  # of a machine that is busy
 
 
 def is_real():

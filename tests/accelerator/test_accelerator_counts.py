@@ -1,5 +1,7 @@
 """How often a run waits for the device, and what goes there: counted, not timed."""
 
+import sys
+
 import pytest
 import simulated
 import torch
@@ -9,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
 
+predict = sys.modules["luzpy.verbs.predict"]
 STEPS = 100  # of an epoch
 DATA = unrelated(32 * STEPS, 10)
 LEARNABLE = line(32 * STEPS, 10)
@@ -93,8 +96,19 @@ def test_evaluation_and_prediction_move_their_data_once(counted):
     assert evaluation["reads"] + evaluation["downloads"] <= 1 + len(METRICS)
     prediction, _ = spent(counted, lambda: fitted.predict(DATA[0], verbose=False))
     assert prediction["uploads"] == 1
-    assert prediction["downloads"] == STEPS
+    assert prediction["downloads"] == 1
     assert prediction["reads"] == 0
+
+
+def test_predictions_are_downloaded_whenever_there_are_enough(counted, monkeypatch):
+    fitted = fit(1)
+    batch = 32 * DATA[1][0].nbytes  # bytes of the predictions of a batch
+    monkeypatch.setattr(predict, "AT_ONCE", 30 * batch)
+    found, predictions = spent(counted, lambda: fitted.predict(DATA[0], verbose=False))
+    assert found["downloads"] == 4  # of 100 batches
+    cpu = luz.Accelerator(cpu=True)
+    expected = fitted.predict(DATA[0], verbose=False, accelerator=cpu)
+    torch.testing.assert_close(predictions, expected)
 
 
 @pytest.mark.parametrize(

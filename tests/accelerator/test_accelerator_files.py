@@ -91,6 +91,29 @@ def test_a_killed_run_goes_on_elsewhere(device, cpu, tmp_path, to_cpu):
     assert_same(outcome(fit(cpu)), outcome(continued(end, path)), device)
 
 
+def test_a_killed_run_goes_on_where_there_is_no_float64(no_float64, cpu, tmp_path):
+    """Its losses and errors have been added up in float64 on the CPU."""
+    path, data = tmp_path / "state.pt", unrelated(600, 4)
+
+    def run(accelerator, *callbacks):
+        torch.manual_seed(SEED)
+        return spec().fit(
+            data,
+            1,
+            [luz.callbacks.AutoResume(path, every_n_batches=290), *callbacks],
+            accelerator=accelerator,
+            verbose=False,
+            dataloader_options={"batch_size": 2},
+        )
+
+    whole = run(cpu)
+    with pytest.raises(Dies):
+        run(cpu, dying(1, 295))
+    there = run(None)
+    for name, value in whole.records["metrics"]["train"][0].items():
+        assert there.records["metrics"]["train"][0][name] == pytest.approx(value, rel=1e-5)
+
+
 def test_results(device, cpu, tmp_path):
     fitted = fit(None)
     fitted.save(tmp_path / "net.luz")

@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import luzpy as luz
+from luzpy.ground.nested import to_cpu_copy
+from luzpy.verbs.predict import concat
 
 DATA = unrelated(200, 4)
 VALID = unrelated(70, 4, seed=2)
@@ -122,6 +124,52 @@ def test_evaluate_and_predict(device):
     cpu, there = on_both(run)
     assert_same(cpu, there, device)
     assert there[1].device.type == "cpu"
+
+
+class Outputs(nn.Module):
+    """Predictions of many kinds, in memory that the next ones may be written to."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layer, self.kind = nn.Linear(4, 3), kind
+
+    def forward(self, x):
+        return self.layer(x)
+
+    def predict(self, x):
+        if not hasattr(self, "memory"):
+            self.memory = torch.zeros(32, 3, device=x.device)
+        out = self.memory[: len(x)].copy_(self.layer(x))
+        if self.kind == "dict":
+            return {"scores": out, "class": out.argmax(1), "none": None}
+        if self.kind == "tuple":
+            return out.T.T, (out > 0, out.sum().half())
+        return [{"box": row, "on host": row.cpu()} for row in out]
+
+
+@pytest.mark.parametrize("stack", [True, False])
+@pytest.mark.parametrize("kind", ["dict", "tuple", "rows"])
+def test_predictions_of_many_kinds(device, kind, stack):
+    spec = luz.setup(lambda: Outputs(kind), nn.MSELoss(), torch.optim.SGD, seed=4)
+    target = torch.zeros(len(DATA[0]), 3)
+    cpu = luz.Accelerator(cpu=True)
+    fitted = spec.fit((DATA[0], target), 1, accelerator=cpu, verbose=False)
+
+    def run(accelerator):
+        vars(fitted.model).pop("memory", None)
+        options = {"accelerator": accelerator, "verbose": False, "stack": stack}
+        return fitted.predict(VALID[0], **options)
+
+    there = on_both(run)[1]
+    assert devices(there) == {torch.device("cpu")}
+    module = fitted.model.to("cpu")
+    vars(module).pop("memory", None)
+    with torch.no_grad():
+        expected = [to_cpu_copy(module.predict(x)) for x in VALID[0].split(32)]
+    if stack:
+        rows = kind == "rows"
+        expected = [row for batch in expected for row in batch] if rows else concat(expected)
+    assert_same(expected, there, device)
 
 
 @pytest.mark.parametrize("options", [{}, {"valid_data": VALID}, {"runs": 3}, {"runs": 2}])
