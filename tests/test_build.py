@@ -406,6 +406,19 @@ def test_a_module_that_was_just_made_keeps_its_tensors(make):
     assert {name: t.data_ptr() for name, t in model.state_dict().items()} == memory
 
 
+def test_where_torch_does_not_count_references_a_module_is_copied(monkeypatch):
+    monkeypatch.delattr(torch._C, "_storage_Use_Count")
+    made = []
+
+    def remembering():
+        module = nn.Linear(3, 1)
+        made.append(module.weight.data_ptr())
+        return module
+
+    model = sgd_model(remembering)()
+    assert model.weight.data_ptr() != made[0]
+
+
 PEAK = """
 import resource
 import torch

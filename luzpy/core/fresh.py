@@ -24,7 +24,8 @@ def unshared_tensors(holder: list[object]) -> list[torch.Tensor]:
     Args:
         holder: A list that holds the new object, to which there is no other reference.
     """
-    if sys.implementation.name != "cpython":  # others do not count references
+    counts = hasattr(torch.Tensor, "_use_count") and hasattr(_TORCHS_OWN, "_storage_Use_Count")
+    if sys.implementation.name != "cpython" or not counts:  # references are not counted
         return []
     holder.append(object())
     within: dict[int, int] = {}
