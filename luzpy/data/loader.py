@@ -16,6 +16,7 @@ from luzpy.ground.types import Data, Loader, Rows
 
 Options = Mapping[str, Any]
 
+BATCH_SIZE = 32
 _SAMPLING = ("sampler", "batch_sampler", "shuffle", "drop_last")
 
 
@@ -51,7 +52,7 @@ def as_dataloader(x: Data, **options: Any) -> Loader:
         return cast(Loader, x)
     dataset = as_dataset(x)
     if "batch_sampler" not in options:
-        options = {"batch_size": 32, **options}
+        options = {"batch_size": BATCH_SIZE, **options}
     try:
         return DataLoader(dataset, **options)
     except (TypeError, ValueError) as err:
@@ -106,7 +107,7 @@ def train_loader(data: Data, options: Options | None) -> Loader:
     dataset = as_dataset(data)
     _check_rows(dataset, "data")
     chosen = dict(options or {})
-    if "batch_sampler" not in chosen and chosen.get("batch_size", 32) is not None:
+    if "batch_sampler" not in chosen and chosen.get("batch_size", BATCH_SIZE) is not None:
         chosen.setdefault("drop_last", True)
     if not isinstance(dataset, IterableDataset) and not chosen.keys() & {
         "sampler",

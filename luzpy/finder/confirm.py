@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from luzpy.data.dataset import length_of
-from luzpy.data.loader import Options
+from luzpy.data.loader import BATCH_SIZE, Options
 from luzpy.finder.curves import Curves, paired, suggested_rates
 from luzpy.finder.record_loss import Sweep
 from luzpy.finder.runs import Runs
@@ -109,6 +109,8 @@ def put_aside(
 ) -> tuple[Loader, Loader | None]:
     """The data in two parts, to train on and to judge on: a fifth, or about a thousand rows.
 
+    Where fewer than a batch are left to train on, these are the batch.
+
     Raises:
         ValueError: If the data cannot be parted.
     """
@@ -118,4 +120,8 @@ def put_aside(
             "`valid_data` must be given with `confirm` for a DataLoader, or for data of unknown "
             "length: no rows can be held out."
         )
-    return prepare_data(data, min(SHARE, ROWS / rows), options, device, seed)
+    share = min(SHARE, ROWS / rows)
+    chosen, left = dict(options or {}), rows - int(rows * share)
+    if "batch_sampler" not in chosen and (chosen.get("batch_size", BATCH_SIZE) or 0) > left:
+        chosen["batch_size"] = left
+    return prepare_data(data, share, chosen, device, seed)

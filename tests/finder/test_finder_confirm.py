@@ -287,3 +287,12 @@ def test_a_rate_that_diverges_leaves_the_others_alone(monkeypatch):
     apart = confirmed()
     assert not np.isfinite(together["loss"]).all()
     np.testing.assert_allclose(together["loss"], apart["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [None, 40, 36])
+def test_a_batch_as_large_as_the_data_leaves_a_smaller_one_to_train_on(size):
+    x, y = X[: size or 34], Y[: size or 34]
+    options = {} if size is None else {"batch_size": size}
+    records = find(data=(x, y), valid_data=None, **options)
+    assert len(records) == SWEEP["steps"]
+    assert np.isfinite(records.confirmed["loss"]).any()
