@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -151,3 +153,12 @@ def _summed(ctx: Context, parts: Batch) -> torch.Tensor:
         str(name): part.detach().reshape(()) for name, part in parts.items()
     }
     return functools.reduce(torch.add, parts.values())
+
+
+def losses(ctx: Context) -> Iterator[Any]:
+    """The loss, and what it is made of: what a callback has made of it, and the user's own."""
+    loss: Any = ctx.loss_fn
+    while loss is not None:
+        loss = loss.__self__ if isinstance(loss, MethodType) else loss
+        yield loss
+        loss = None if isinstance(loss, nn.Module) else getattr(loss, "loss", None)

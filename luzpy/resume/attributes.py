@@ -6,46 +6,28 @@ as when the run began: a checksum of its pickle tells.
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, final
 
 import attrs
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from luzpy.core.context import Context
-from luzpy.core.modules import named_parts, optimized_parameters, unwrapped
+from luzpy.core.loss import losses
+from luzpy.core.modules import named_parts, unwrapped
 from luzpy.ground.errors import LuzError
-from luzpy.ground.nested import is_mapping
-from luzpy.ground.primitives import (
-    find_unsupported,
-    from_primitives,
-    is_plain_collection,
-    to_primitives,
-)
-from luzpy.ground.random_state import GENERATORS
+from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
 from luzpy.ground.reachable import slots_of
 from luzpy.ground.types import Values
-from luzpy.resume.fingerprint import checksum
+from luzpy.resume.digests import OF_ONE_BATCH, Digests
 
 _OPTIMIZER: Any = torch.optim.Optimizer
 # What all of them have; `step` is what torch's schedulers put in the place of the method.
 _OF_MODULES = frozenset(vars(nn.Module()))
 _OF_OPTIMIZERS = frozenset({"step", *vars(torch.optim.SGD([torch.zeros(1)], 1.0))})
 _MAPPINGS: tuple[Any, ...] = (OrderedDict, defaultdict, Counter)
-_NAMED = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
-_ELSEWHERE: tuple[Any, ...] = (
-    *GENERATORS,
-    Dataset,
-    DataLoader,
-    Context,
-)  # not the attribute's concern
-_OF_ONE_BATCH = "has a graph"
 _UNKEPT = object()
 _DICT: type[Any] = dict
 
@@ -94,7 +76,7 @@ class Attributes:
         self._of_one_batch: set[tuple[str, str, str]] = set()
         self._classes: dict[tuple[str, str, str], type] = {}
         self._began: dict[tuple[str, str, str], str | None] = {}
-        digests = _Digests(ctx)
+        digests = Digests(ctx)
         for owner in _owners(ctx):
             for name, item in owner.attributes().items():
                 at = (owner.kind, owner.name, name)
@@ -112,7 +94,7 @@ class Attributes:
         Raises:
             LuzError: If one has changed that cannot be kept.
         """
-        digests, found = _Digests(ctx), Kept()
+        digests, found = Digests(ctx), Kept()
         for owner in _owners(ctx):
             kept = found.setdefault(owner.kind, {}).setdefault(owner.name, {})
             for name, item in owner.attributes().items():
@@ -128,7 +110,7 @@ class Attributes:
                     )
         return found
 
-    def _primitive(self, at: tuple[str, str, str], item: Any, digests: _Digests) -> Any:
+    def _primitive(self, at: tuple[str, str, str], item: Any, digests: Digests) -> Any:
         if isinstance(item, _MAPPINGS) and type(item) is self._classes.get(at):
             item = dict(item)  # it is put back into that which the run begins with
         if not digests.comes_back(item):
@@ -138,7 +120,7 @@ class Attributes:
 
     def _has_changed(self, at: tuple[str, str, str], digest: str | None) -> bool:
         """Whether it is another one than at the begin, and not of one batch alone."""
-        if digest == _OF_ONE_BATCH:
+        if digest == OF_ONE_BATCH:
             self._of_one_batch.add(at)
         is_told = digest is not None and at not in self._of_one_batch
         return is_told and digest != self._began.get(at, "")
@@ -196,89 +178,3 @@ def _owners(ctx: Context) -> Iterator[_Owner]:
 def _module(kind: str, name: str, part: nn.Module, title: str) -> _Owner:
     is_plain = type(part).get_extra_state is nn.Module.get_extra_state
     return _Owner(kind, name, part, title, "a buffer, or in its `get_extra_state`", is_plain)
-
-
-def losses(ctx: Context) -> Iterator[Any]:
-    """The loss, and what it is made of: what a callback has made of it, and the user's own."""
-    loss: Any = ctx.loss_fn
-    while loss is not None:
-        loss = loss.__self__ if isinstance(loss, MethodType) else loss
-        yield loss
-        loss = None if isinstance(loss, nn.Module) else getattr(loss, "loss", None)
-
-
-@final
-class _Digests:
-    """Checksums of objects, each made once. What is kept elsewhere counts by its name."""
-
-    def __init__(self, ctx: Context) -> None:
-        self._made: dict[int, str | None] = {}
-        self._known: dict[int, str] = {}
-        modules = [unwrapped(ctx.model)]
-        modules += [loss for loss in losses(ctx) if isinstance(loss, nn.Module)]
-        for index, module in enumerate(modules):
-            for named in (named_parts(module), module.named_parameters(), module.named_buffers()):
-                for name, item in named:
-                    self._known.setdefault(id(item), f"{index} {name}")
-        for index, item in enumerate(optimized_parameters(ctx.optimizers.values())):
-            self._known.setdefault(id(item), f"parameter {index}")
-        for name, optimizer in ctx.optimizers.items():
-            self._known[id(optimizer)] = f"optimizer {name}"
-        for callback in ctx.callbacks:
-            self._known[id(callback)] = f"callback {type(callback).__name__}"
-
-    def comes_back(self, item: Any) -> bool:
-        """Whether a file could give it back, of the same classes: it refers to nothing else."""
-        if isinstance(item, torch.Tensor):
-            return not item.requires_grad and id(item) not in self._known
-        if is_mapping(item):
-            return type(item) is _DICT and all(map(self.comes_back, item.values()))
-        if is_plain_collection(item) or type(item) in (frozenset, deque):
-            return all(map(self.comes_back, item))
-        return True
-
-    def of(self, item: object) -> str | None:
-        """The checksum of an object; None if it cannot be pickled."""
-        if id(item) not in self._made:
-            self._made[id(item)] = self._make(item)
-        return self._made[id(item)]
-
-    def _make(self, item: object) -> str | None:
-        into = _Hashing()
-        pickler = _Pickler(into, self._known)
-        try:
-            pickler.dump(item)
-        except Exception:  # whatever an object of the user's own raises
-            return None
-        return _OF_ONE_BATCH if pickler.has_graph else into.sha256.hexdigest()
-
-
-@final
-class _Hashing:
-    """A file of which only the checksum is kept."""
-
-    def __init__(self) -> None:
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: Any) -> None:
-        self.sha256.update(data)
-
-
-@final
-class _Pickler(pickle.Pickler):
-    """Pickles an object without what is kept elsewhere."""
-
-    def __init__(self, into: _Hashing, known: Mapping[int, str]) -> None:
-        self.has_graph = False
-        self._known = known
-        super().__init__(into, 5, buffer_callback=lambda buffer: into.write(buffer.raw()))
-
-    def persistent_id(self, obj: Any) -> str | None:
-        if id(obj) in self._known:
-            return self._known[id(obj)]
-        if isinstance(obj, _NAMED):
-            return f"{getattr(obj, '__module__', '')}.{getattr(obj, '__qualname__', obj.__name__)}"
-        if isinstance(obj, torch.Tensor):
-            self.has_graph |= obj.grad_fn is not None
-            return "" if self.has_graph else checksum([obj])
-        return type(obj).__name__ if isinstance(obj, _ELSEWHERE) else None

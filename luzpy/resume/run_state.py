@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from luzpy.core.context import Context, internals
+from luzpy.core.loss import losses
 from luzpy.core.modules import named_parts, optimized_parameters, unwrapped
 from luzpy.ground.errors import LuzError
 from luzpy.ground.nested import to_device
 from luzpy.ground.primitives import find_unsupported, from_primitives, if_primitive, to_primitives
 from luzpy.ground.types import Values
-from luzpy.resume.attributes import Kept, losses, restore_attributes
+from luzpy.resume.attributes import Kept, restore_attributes
 
 
 def run_state(ctx: Context, attributes: Kept) -> Values:
