@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -16,8 +18,9 @@ from luzpy.core.optimizer_state import load_optimizer_state
 from luzpy.files import container
 from luzpy.files.state import check_state, load_state
 from luzpy.ground.errors import LuzError
-from luzpy.ground.nested import is_mapping
+from luzpy.ground.nested import is_mapping, to_cpu_copy
 from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
+from luzpy.ground.records import Records
 from luzpy.ground.types import Primitive, Values
 
 Path = str | os.PathLike[str]
@@ -102,35 +105,87 @@ def restore_checkpoint(
     Raises:
         LuzError: If they do not fit the run; nothing is changed then.
     """
-    check_fit(
-        ctx,
-        content,
-        path,
-        model=model,
-        optimizers=optimizers,
-        callbacks=callbacks,
-        regroup=regroup,
-    )
-    if optimizers and regroup:
-        _regroup(ctx, content)
-    if model:
-        load_model_state(ctx, from_primitives(content["model"]))
-        loss = trained_loss(ctx)
-        if loss is not None and "loss" in content:
-            load_state(loss, from_primitives(content["loss"]), path)
-    if optimizers:
-        for name, optimizer in ctx.optimizers.items():
-            try:
+    undo = undo_of(ctx, model=model, records=records, optimizers=optimizers, callbacks=callbacks)
+    with all_or_nothing(path, undo):
+        check_fit(
+            ctx,
+            content,
+            path,
+            model=model,
+            optimizers=optimizers,
+            callbacks=callbacks,
+            regroup=regroup,
+        )
+        if optimizers and regroup:
+            _regroup(ctx, content)
+        if model:
+            load_model_state(ctx, from_primitives(content["model"]))
+            loss = trained_loss(ctx)
+            if loss is not None and "loss" in content:
+                load_state(loss, from_primitives(content["loss"]), path)
+        if optimizers:
+            for name, optimizer in ctx.optimizers.items():
                 load_optimizer_state(optimizer, from_primitives(content["optimizers"][name]))
                 ctx.accelerator.shard_optimizer(optimizer)
-            except (ValueError, KeyError, RuntimeError) as err:
-                raise LuzError(f"{path} does not fit the optimizer {name!r}: {err}") from err
-    if records:
-        ctx.records.clear()
-        ctx.records.update(from_primitives(content["records"]))
+        if records:
+            found: Records = from_primitives(content["records"])
+            ctx.records.clear()
+            ctx.records.update(found)
+        if callbacks:
+            for callback, (_, state) in zip(kept_callbacks(ctx), _kept(content), strict=True):
+                callback.load_state_dict(from_primitives(state))
+
+
+@contextmanager
+def all_or_nothing(path: Path, undo: Callable[[], None]) -> Generator[None]:
+    """Call `undo` if what is put back from a file does not fit.
+
+    Raises:
+        LuzError: Then; it names the path.
+    """
+    try:
+        yield
+    except Exception as err:  # of whatever finds something else than it wrote
+        undo()
+        if isinstance(err, LuzError) and os.fspath(path) in str(err):
+            raise
+        reason = str(err) if isinstance(err, LuzError) else f"{type(err).__name__}: {err}"
+        raise LuzError(f"{os.fspath(path)} does not fit the run: {reason}") from err
+
+
+def undo_of(
+    ctx: Context,
+    *,
+    model: bool = True,
+    records: bool = True,
+    optimizers: bool = True,
+    callbacks: bool = True,
+) -> Callable[[], None]:
+    """What puts the chosen parts of a run back as they are now."""
+    if ctx.accelerator.is_sharded:  # of which no process has all
+        return lambda: None
+    chosen: list[Any] = [unwrapped(ctx.model), trained_loss(ctx)] if model else []
+    chosen += ctx.optimizers.values() if optimizers else []
     if callbacks:
-        for callback, (_, state) in zip(kept_callbacks(ctx), _kept(content), strict=True):
-            callback.load_state_dict(from_primitives(state))
+        chosen += [owner for owner in kept_callbacks(ctx) if hasattr(owner, "load_state_dict")]
+    states = [(owner, to_cpu_copy(owner.state_dict())) for owner in chosen if owner is not None]
+    logged = copy.deepcopy(ctx.records)
+    groups: Values = {
+        name: [{**group, "params": [*group["params"]]} for group in optimizer.param_groups]
+        for name, optimizer in (ctx.optimizers.items() if optimizers else ())
+    }
+
+    def undo() -> None:
+        for name, own in groups.items():
+            ctx.optimizers[name].param_groups[:] = own
+        for owner, state in states:
+            with suppress(Exception):  # of a callback that takes no state which it gave
+                owner.load_state_dict(state)
+        if records:
+            ctx.records.clear()
+            ctx.records.update(logged)
+
+    return undo
 
 
 def load_model_state(ctx: Context, state: Values) -> None:

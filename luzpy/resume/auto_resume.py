@@ -12,10 +12,17 @@ from luzpy.core.context import Context, at_exit, internals
 from luzpy.data.portions import Portions
 from luzpy.files import container
 from luzpy.files.atomic import real_path
-from luzpy.files.checkpoint import check_fit, checkpoint_content, restore_checkpoint
+from luzpy.files.checkpoint import (
+    all_or_nothing,
+    check_fit,
+    checkpoint_content,
+    restore_checkpoint,
+    undo_of,
+)
 from luzpy.files.saving import save
 from luzpy.ground.arguments import check_choice, check_count
 from luzpy.ground.errors import LuzError
+from luzpy.ground.nested import to_cpu_copy
 from luzpy.ground.primitives import if_primitive
 from luzpy.ground.types import Batch, Values
 from luzpy.resume.attributes import Attributes
@@ -142,7 +149,8 @@ class AutoResume(Callback):
             lambda: read_state(self._file, self.path, self.result)
         )
         if content is not None:
-            self._resume(ctx, content)
+            with all_or_nothing(self.path, lambda: None):
+                self._resume(ctx, content)
 
     def on_epoch_begin(self, ctx: Context) -> None:
         if self._resumes is not None and self._resumes["part"] == "valid":
@@ -197,7 +205,10 @@ class AutoResume(Callback):
         self._part, self._done = part, 0
         if self._resumes is not None:
             self._part_began = self._resumes["began"]
-            self._began_run.random.restore(self._resumes["began"])
+            random = self._began_run.random
+            before = random.state()
+            with all_or_nothing(self.path, lambda: random.restore(before)):
+                random.restore(self._resumes["began"])
         else:
             self._part_began = self._began_run.random.state()
 
@@ -239,6 +250,7 @@ class AutoResume(Callback):
         run = self._began_run
         saved: Values = content["resume"]
         part: str = saved["part"]
+        before = run.random.state()
         states = [saved["now"], *saved.get("now_of_other_ranks", [])]
         # Fewer processes may take larger batches.
         same_processes = ctx.accelerator.is_gathered_here(states)
@@ -264,13 +276,22 @@ class AutoResume(Callback):
         )
 
         def restore() -> None:
-            restore_checkpoint(ctx, content, self.path, regroup=True)
-            restore_run_state(ctx, saved["run"])
-            apply_changes(ctx, changed, self.on_change, saved, run.fingerprint, run.groups)
-            began_anew = part != "epoch" and not saved["batches"]
-            state = saved["began"] if began_anew else ctx.accelerator.local_entry(states)
-            if state is not None:  # the run may have had fewer processes
-                self._began_run.random.restore(state)
+            undo_checkpoint = undo_of(ctx)
+            own = to_cpu_copy(run_state(ctx, run.attributes.state(ctx, check=False)))
+
+            def undo() -> None:
+                undo_checkpoint()
+                restore_run_state(ctx, own)
+                run.random.restore(before)
+
+            with all_or_nothing(self.path, undo):
+                restore_checkpoint(ctx, content, self.path, regroup=True)
+                restore_run_state(ctx, saved["run"])
+                apply_changes(ctx, changed, self.on_change, saved, run.fingerprint, run.groups)
+                began_anew = part != "epoch" and not saved["batches"]
+                state = saved["began"] if began_anew else ctx.accelerator.local_entry(states)
+                if state is not None:  # the run may have had fewer processes
+                    run.random.restore(state)
             ctx.iter = self._done = saved["batches"]
             self._resumes = None
             if internals(ctx).stop.reason:  # stopped on the way: the file is still the state

@@ -56,8 +56,12 @@ def restore_data(
         raise LuzError(
             f"{path} does not fit the run: `valid_data` was a different part of the rows."
         )
+    rows = {kind: state["rows"][kind].tolist() for kind in sizes}
+    before = [index for own in found["rows"].values() for index in own.tolist()]
+    if sorted(index for own in rows.values() for index in own) != sorted(before):
+        raise LuzError(f"{path} does not fit the run: its rows are not those of the data.")
     for kind, split in _splits(ctx).items():
-        split.indices = state["rows"][kind].tolist()
+        split.indices = rows[kind]
 
 
 def _count(loader: Iterable[Batch]) -> int | None:

@@ -39,7 +39,7 @@ class Pass:
             self.done = ctx.train_data.done
 
     def go_on(self, ctx: Context, saved: Values) -> None:
-        """Let the next epoch of training begin where the last one ended in the data."""
+        """Start the next epoch of training where the last one ended in the data."""
         if not isinstance(ctx.train_data, Portions) or not saved["pass_done"]:
             return
         self.began, self.done = saved["pass_began"], saved["pass_done"]

@@ -1,4 +1,4 @@
-"""Loaders of a run that pass over the batches that are done."""
+"""Loaders of a run that skip the batches that are done."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def is_resumable(ctx: Context) -> bool:
 
 
 def check_workers(ctx: Context) -> None:
-    """Raise if worker processes outlive an epoch: nobody could put them back where they were."""
+    """Raise if worker processes outlive an epoch: their state could not be restored."""
     for name, argument in (("train_data", "data"), ("valid_data", "valid_data")):
         if getattr(getattr(ctx, name), "persistent_workers", False):
             raise LuzError(
                 f"`{argument}` must have persistent_workers=False with AutoResume, got True: "
-                "workers that outlive an epoch take their random states along, and a run that "
-                "goes on would see other rows."
+                "workers that outlive an epoch take their random states along, and a resumed "
+                "run would see other rows."
             )
 
 
@@ -37,7 +37,7 @@ def wrap_loaders(ctx: Context) -> None:
 
 
 def skip(ctx: Context, name: str, done: int, label: str, restore: Callable[[], None]) -> None:
-    """Have a loader of the run pass over the batches that are done."""
+    """Make a loader of the run skip the batches that are done."""
     _wrap(ctx, name).resume_at(done, label, restore, lambda: bool(internals(ctx).stop.reason))
 
 

@@ -1,4 +1,4 @@
-"""The file that a run goes on from."""
+"""The file that a run resumes from."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from pathlib import Path
 
 from luzpy.files.atomic import check_writable
 from luzpy.files.checkpoint import read_checkpoint
+from luzpy.ground.arguments import is_whole
 from luzpy.ground.errors import LuzError
+from luzpy.ground.nested import is_mapping
 from luzpy.ground.types import Values
+
+_PARTS = ("train", "valid", "epoch")
 
 
 def read_state(file: Path, path: Path, result: Path | None) -> Values | None:
-    """What the run goes on from; None if there is no file yet.
+    """What the run resumes from; None if there is no file yet.
 
     Args:
         file: The file.
@@ -28,11 +32,15 @@ def read_state(file: Path, path: Path, result: Path | None) -> Values | None:
     if not file.exists():
         return None
     content = read_checkpoint(file)
-    if not isinstance(content.get("resume"), dict):
+    saved = content.get("resume")
+    if not is_mapping(saved):
         raise LuzError(
-            f"{path} is a checkpoint without a place to go on from: it was not written by "
+            f"{path} is a checkpoint without a position to resume from: it was not written by "
             "AutoResume."
         )
+    counts = (content["epoch"], saved.get("batches"), saved.get("pass_done", 0))
+    if saved.get("part") not in _PARTS or not all(is_whole(n) and n >= 0 for n in counts):
+        raise LuzError(f"{path} does not say where to resume.")
     return content
 
 

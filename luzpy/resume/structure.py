@@ -1,4 +1,4 @@
-"""What of the model and the optimizers a run that goes on must have."""
+"""What the model and the optimizers of a resumed run must have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Structure:
         """The names of the parameters in each group of each optimizer.
 
         Raises:
-            LuzError: If the run has changed what a run that goes on could not make again.
+            LuzError: If the run has changed something that a resumed run could not recreate.
         """
         began, now = self._began, _structure(ctx)
         if now["model"] != began["model"]:
@@ -45,5 +45,5 @@ class Structure:
 
 
 def _structure(ctx: Context) -> Values:
-    """What of the model and the optimizers must be there when a run goes on."""
+    """What the model and the optimizers of a resumed run must have."""
     return {"model": {*unwrapped(ctx.model).state_dict()}, "groups": group_parameters(ctx)}
