@@ -5,6 +5,8 @@ tests/reliability.
 """
 
 import collections
+import ctypes
+import faulthandler
 import gc
 import os
 import random
@@ -1302,8 +1304,6 @@ def test_after_a_run_sigterm_is_what_it_was_before(resume):
 
 def test_handlers_that_python_does_not_know_of_are_what_they_were(resume, path, tmp_path):
     # as faulthandler.register and libraries in C install them
-    import faulthandler
-
     with (tmp_path / "traceback").open("w+") as file:
         faulthandler.register(signal.SIGTERM, file=file)
         try:
@@ -1312,6 +1312,35 @@ def test_handlers_that_python_does_not_know_of_are_what_they_were(resume, path, 
             assert "most recent call first" in (tmp_path / "traceback").read_text()
         finally:
             faulthandler.unregister(signal.SIGTERM)
+
+
+def system_handler(number):
+    """The address of the handler that the system calls, Python's or another one's."""
+    record = ctypes.create_string_buffer(1024)
+    assert ctypes.CDLL(None).sigaction(number, None, record) == 0
+    return record.raw[:8]
+
+
+def test_sigchlds_handler_is_as_before_also_one_that_c_has_set(resume, tmp_path):
+    during = []
+    look = luz.Callback.from_functions(
+        on_train_batch_end=lambda ctx: during.append(system_handler(signal.SIGCHLD))
+    )
+    with (tmp_path / "traceback").open("w+") as file:
+        faulthandler.register(signal.SIGCHLD, file=file)
+        try:
+            before = system_handler(signal.SIGCHLD)
+            own = signal.getsignal(signal.SIGCHLD)
+            with pytest.raises(SystemExit):
+                fit(specification(), resume, Presses(number=signal.SIGTERM), look)
+            assert during[0] == before
+            assert during[-1] != before  # from SIGTERM on nothing comes of a worker's end
+            assert system_handler(signal.SIGCHLD) == before
+            assert signal.getsignal(signal.SIGCHLD) == own
+            os.kill(os.getpid(), signal.SIGCHLD)
+            assert "most recent call first" in (tmp_path / "traceback").read_text()
+        finally:
+            faulthandler.unregister(signal.SIGCHLD)
 
 
 def test_the_users_own_handler_is_called_after_the_save(resume, path):
