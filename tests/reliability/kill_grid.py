@@ -24,7 +24,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -244,6 +244,23 @@ def in_memory(workers, folder):
     return spec(), data, [cb.Mixup(auto_loss=True)]
 
 
+def spawned(workers, folder):
+    return spec(), loaders(workers, multiprocessing_context="spawn"), []
+
+
+def learning_rates(workers, folder):
+    # What is done is done again when the script starts again: seeds make it the same.
+    model = luz.setup(Net, nn.BCEWithLogitsLoss(), torch.optim.Adam, seed=3)
+    return [
+        (model.set_opt_hparams(lr=lr), loaders(workers) | {"seed": index}, [])
+        for index, lr in enumerate((0.1, 0.01, 0.001))
+    ]
+
+
+def threads(workers, folder):
+    return [(spec(), loaders(workers), []), (spec(Accumulating), loaders(workers), [])]
+
+
 GRID = {
     name: (make, workers)
     for make in (
@@ -261,11 +278,18 @@ GRID = {
     )
     for workers in (0, 2)
     for name in [f"{make.__name__}, {workers} workers"]
+} | {
+    "workers by spawn": (spawned, 2),
+    "a loop over learning rates": (learning_rates, 0),
+    "two fits in threads": (threads, 0),
 }
 """What is run: name → (what makes it, worker processes)."""
 
 DRAWS_APART = {"stream, 0 workers"}
 """The model draws from a stream of its own here, under `AutoResume`."""
+
+IN_THREADS = "two fits in threads"
+"""They draw from one random state: only what each of them has done can be compared."""
 
 
 class Outcome(luz.Callback):
@@ -312,11 +336,35 @@ def run(name, folder, seed, resume=None, callbacks=()):
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    model, data, own = make(workers, Path(folder))
+    made = make(workers, Path(folder))
+    if isinstance(made, tuple):
+        return fit_one(*made, resume, callbacks)
+    own = [resume and beside(resume, index) for index in range(len(made))]
+    if name != IN_THREADS:
+        return {str(i): fit_one(*each, own[i], callbacks) for i, each in enumerate(made)}
+    with ThreadPoolExecutor(len(made)) as pool:
+        ended = [pool.submit(fit_one, *each, own[i], callbacks) for i, each in enumerate(made)]
+        found = [one.result() for one in ended]
+    return {str(i): [one["epochs"], one["stopped"], one["shapes"]] for i, one in enumerate(found)}
+
+
+def beside(resume, index):
+    """The same for another fit: a file of its own."""
+    return cb.AutoResume(resume.path.with_name(f"state-{index}.pt"), resume.every_n_batches)
+
+
+def fit_one(model, data, own, resume, callbacks):
+    """Fit a model; what it ended with."""
     outcome = Outcome()
     extra = [*own, outcome, *callbacks, *([] if resume is None else [resume])]
     fitted = model.fit(epochs=EPOCHS, callbacks=extra, verbose=False, **data)
-    return {**outcome.parts, "model": digest(fitted.model.state_dict()), "stopped": fitted.stopped}
+    weights = fitted.model.state_dict()
+    return {
+        **outcome.parts,
+        "model": digest(weights),
+        "shapes": [list(weight.shape) for weight in weights.values()],
+        "stopped": fitted.stopped,
+    }
 
 
 # Killing -------------------------------------------------------------------------------------
@@ -368,13 +416,13 @@ class Killed:
 def kill_until_complete(name, expected, duration, dice, tally, most):
     """Start a run over and over, killing it at random moments at most `most` times."""
     folder = Path(tempfile.mkdtemp(prefix="luzpy-kill-"))
-    state = folder / "state.pt"
     every = dice.choice([None, 1, 2, 5])
     kills = 0
     try:
         while True:
             # What is not resumed begins as the unbroken run did; what is resumed must not need to.
-            child = started(name, folder, dice.randrange(2**31) if state.exists() else 1, every)
+            is_resumed = any(folder.glob("state*.pt"))
+            child = started(name, folder, dice.randrange(2**31) if is_resumed else 1, every)
             within = dice.uniform(0, 1.2 * duration) if kills < most else 300
             status = ended(child, within)
             if status is not None:
@@ -400,7 +448,7 @@ def kill_until_complete(name, expected, duration, dice, tally, most):
                 tally.faults.append(f"{how} ended it with status {status}")
                 return kills
             where = "before the first save"
-            if state.exists():
+            for state in sorted(folder.glob("state*.pt")):
                 try:
                     where = read_checkpoint(state)["resume"]["part"]
                 except luz.LuzError as err:
@@ -415,9 +463,10 @@ def kill_until_complete(name, expected, duration, dice, tally, most):
             differ = [part for part in expected if found[part] != expected[part]]
             tally.faults.append(f"other {', '.join(differ)} after {kills} kills")
         tally.counts["resumed runs" if kills else "unbroken runs"] += 1
-        left = [path.name for path in folder.iterdir() if path.name.endswith("partial")]
-        if left or state.exists():
-            tally.faults.append(f"left behind: {left or state.name}")
+        left = [p.name for p in folder.iterdir() if p.name.endswith("partial")]
+        left += [p.name for p in folder.glob("state*.pt")]
+        if left:
+            tally.faults.append(f"left behind: {left}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return kills
@@ -455,14 +504,14 @@ def soak(kills, seconds, seed, names=None):
     return tallies
 
 
-def soak_in_parallel(kills, seconds, seed, jobs):
-    """`soak`, with the grid dealt out to processes."""
-    hands = [list(GRID)[job::jobs] for job in range(jobs)]
+def soak_in_parallel(kills, seconds, seed, jobs, names):
+    """`soak`, with the runs of these names dealt out to processes."""
+    hands = [names[job::jobs] for job in range(jobs)]
     share = -(-kills // jobs)
     with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
         parts = [pool.submit(soak, share, seconds, seed + i, hand) for i, hand in enumerate(hands)]
         found = {name: tally for part in parts for name, tally in part.result().items()}
-    return {name: found[name] for name in GRID}
+    return {name: found[name] for name in names}
 
 
 # The report ----------------------------------------------------------------------------------
@@ -501,10 +550,12 @@ def main():
     parser.add_argument("--minutes", type=float, default=14)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="how many runs at a time")
+    parser.add_argument("--only", nargs="+", choices=GRID, help="these runs of the grid")
     parser.add_argument("--write", type=Path, help="a Markdown file whose table is replaced")
     args = parser.parse_args()
     begun = time.monotonic()
-    tallies = soak_in_parallel(args.kills, 60 * args.minutes, args.seed, args.jobs)
+    names = args.only or list(GRID)
+    tallies = soak_in_parallel(args.kills, 60 * args.minutes, args.seed, args.jobs, names)
     report = table(tallies)
     minutes = (time.monotonic() - begun) / 60
     faults = [f"{name}: {fault}" for name, tally in tallies.items() for fault in tally.faults]
