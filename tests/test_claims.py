@@ -130,3 +130,21 @@ def test_the_data_are_as_large_as_the_vignettes_say():
         assert f"{len(diamonds):,} diamonds" in page(f"vignettes/{name}.md")
     sales = txhousing.pivot(index="date", columns="city", values="sales").dropna(axis=1)
     assert f"{sales.shape[1]} Texan cities" in page("vignettes/time-series.md")
+
+
+def test_the_article_says_what_the_benchmark_of_suggestions_reports():
+    table = page("benchmarks/README.md").split("<!-- reported: begin -->")[1].split("\n\n")[0]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if " | " in line]
+    rules = {cells[0].replace("*", ""): cells[1:] for cells in lines[2:]}
+    default, valley = rules["luzpy descent (default)"], rules["fastai valley"]
+    one_look, confirmed = rules["luzpy descent, one look"], rules["luzpy confirm=3, 12 sweeps"]
+    text = " ".join(page("vignettes/lr-finder-reliability.md").split())
+    of = default[-1]
+    assert f"loses {100 * float(default[0]):.1f} % of what the best rate gains" in text
+    assert f"percentile, {float(valley[1]):.2f} against {float(default[1]):.2f}." in text
+    assert f"{one_look[5]} of {of} sweeps were rejected without it, and {default[5]} with" in text
+    assert f"{confirmed[5]} of {of} were rejected then" in text
+    assert f"90th percentile fell to {float(confirmed[1]):.2f}" in text
+    assert f"Of the {of} sweeps" in page("CHANGELOG.md")
+    others = [c[0] for name, c in rules.items() if not re.search("sweeps|Prodigy|descent", name)]
+    assert float(default[0]) < min(map(float, others))
