@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -111,6 +112,8 @@ def test_the_constants_that_the_pages_name():
     from luzpy.distributed import stop_sync
 
     assert f"{batches.CHUNK_BYTES // 1024} KiB" in page("docs/step-cost.md")
+    at_once = sys.modules["luzpy.verbs.predict"].AT_ONCE
+    assert f"{at_once // 2**20} MiB of predictions" in page("docs/step-cost.md")
     assert loader.RESIDENT_SHARE == 0.5  # "at most half of its free memory"
     assert stop_sync.AGREE_EVERY == 10  # "at most ten batches later"
     assert "ten batches later" in " ".join(page("vignettes/accelerator.md").split())
