@@ -167,7 +167,7 @@ def test_files_of_the_first_luzpy_are_an_older_run(tmp_path):
     content = read_checkpoint(tmp_path / "old.pt")
     del content["luzpy"], content["began"]
     container.write(tmp_path / "old.pt", container.CHECKPOINT, content)
-    with pytest.warns(UserWarning, match=r"new\.pt.*and not old\.pt"):
+    with pytest.warns(UserWarning, match=r"new\.pt.* not old\.pt"):
         assert newest_checkpoint(tmp_path)[0].name == "new.pt"
 
 
