@@ -155,7 +155,23 @@ def test_a_seed_gives_other_weights(kind):
     assert torch.equal(weights[1], weights[2])
 
 
-def test_a_module_that_cannot_be_copied_compiled_says_so():
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "a part"])
+@pytest.mark.parametrize("kind", ["an instance", "a function"])
+def test_a_module_that_was_compiled_in_place_stays_compiled(kind, whole):
+    def compiled():
+        module = seeded(Net)
+        (module if whole else module.body).compile(backend=counting)
+        return module
+
+    RUNS.clear()
+    fitted = fit(specification(compiled() if kind == "an instance" else compiled))
+    assert len(RUNS) == 2 * 4
+    torch.testing.assert_close(fitted.predict(X), fitted_by_hand(2)(X).detach())
+    assert len(RUNS) == 2 * 4 + 1
+
+
+def test_a_module_that_cannot_be_copied_compiled_says_so(monkeypatch):
+    monkeypatch.delattr("torch._dynamo.eval_frame._TorchDynamoContext")
     module = seeded(Net)
     module.compile(backend="eager")
     with pytest.warns(UserWarning, match=r"runs uncompiled.*Give torch.compile\(module\)"):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from luzpy.core.arguments import check_arguments
+from luzpy.core.compiled import compile_alike
 from luzpy.core.fresh import unshared_tensors
 from luzpy.core.modules import named_parts
 from luzpy.core.own_methods import check_own_names
@@ -66,14 +67,15 @@ def copied(module: nn.Module, own: Sequence[torch.Tensor] = ()) -> nn.Module:
         module: What is copied.
         own: Tensors that the copy takes over, since nothing else needs them.
     """
-    if any(getattr(part, "_compiled_call_impl", None) for _, part in named_parts(module)):
+    copy_of_it = copy.deepcopy(module, {id(tensor): tensor for tensor in own})
+    if not compile_alike(module, copy_of_it):
         warnings.warn(
             "`module` runs uncompiled: it was compiled in place, by its method `compile()`, which "
             "copies do not keep. Give torch.compile(module) instead.",
             UserWarning,
             stacklevel=2,
         )
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in own})
+    return copy_of_it
 
 
 def reset_parameters(model: nn.Module) -> None:
