@@ -9,6 +9,7 @@ from typing import final
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, at_exit, internals
+from luzpy.data.dataset import length_of
 from luzpy.data.portions import Portions
 from luzpy.files import container
 from luzpy.files.atomic import real_path
@@ -204,10 +205,10 @@ class AutoResume(Callback):
     def _begin_part(self, ctx: Context, part: str) -> None:
         self._part, self._done = part, 0
         if self._resumes is not None:
-            self._part_began = self._resumes["began"]
             random = self._began_run.random
             before = random.state()
             with all_or_nothing(self.path, lambda: random.restore(before)):
+                self._part_began = self._resumes["began"]
                 random.restore(self._resumes["began"])
         else:
             self._part_began = self._began_run.random.state()
@@ -311,6 +312,12 @@ class AutoResume(Callback):
         name, label = ("train_data", "data") if part == "train" else ("valid_data", "valid_data")
         run.data_pass.go_on(ctx, saved)
         done: int = saved["batches"]
+        length = length_of(getattr(ctx, name))
+        if length is not None and done > length:
+            raise LuzError(
+                f"{self.path} does not fit the run: it was written after {done} batches of an "
+                f"epoch, this run has {length}."
+            )
         if part == "train" and isinstance(ctx.train_data, Portions):
             if done == len(ctx.train_data):  # the batches are passed over in the next epoch
                 ctx.train_data.end_first_epoch(restore)
