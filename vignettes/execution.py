@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,22 +22,12 @@ import jupytext
 import nbclient
 import nbformat
 from filelock import FileLock
-from jupyter_client import AsyncKernelManager
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 CACHE = ROOT / "docs" / "_build" / "executed"
 CELL_TIMEOUT = 600  # seconds; most cells take one
 WIDGET = "application/vnd.jupyter.widget-view+json"
-INLINE = "module://matplotlib_inline.backend_inline"
-# Kernels are forked from a process in which what takes seconds is imported already.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    [
-        *("ipykernel.kernelapp", "jupytext", "nbclient", "plotnine", "sklearn"),
-        *("torch._dynamo", "torchmetrics", "torchvision"),
-    ]
-)
 
 
 def vignettes() -> list[Path]:
@@ -91,45 +80,12 @@ def code(notebook: nbformat.NotebookNode) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
-class ForkedKernel(AsyncKernelManager):
-    """A kernel that is a process of `FORKS`."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(owns_kernel=False, **options)
-
-    async def start_kernel(self, *, cwd: str, env: dict[str, str], **_: Any) -> None:
-        self.write_connection_file()
-        self.process = FORKS.Process(target=run_kernel, args=(self.connection_file, cwd, env))
-        self.process.start()
-
-    async def is_alive(self) -> bool:
-        return self.process.is_alive()
-
-    async def shutdown_kernel(self, **_: Any) -> None:
-        self.process.kill()
-        self.process.join()
-
-
-def run_kernel(connection_file: str, cwd: str, env: dict[str, str]) -> None:
-    """What the process of a kernel does."""
-    import matplotlib
-    import torch
-    from ipykernel import kernelapp
-
-    os.chdir(cwd)
-    os.environ.update(env)
-    torch.set_num_threads(1)
-    matplotlib.use(INLINE)
-    parent = f"--IPKernelApp.parent_handle={os.getppid()}"  # whose end is the kernel's
-    kernelapp.launch_new_instance(argv=["-f", connection_file, parent])
-
-
 def run(notebook: nbformat.NotebookNode) -> None:
     """Execute in a kernel of its own, on one thread: two vignettes run side by side."""
     client = nbclient.NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
-        kernel_manager_class=ForkedKernel,
+        kernel_name="python3",
         resources={"metadata": {"path": str(HERE)}},
     )
     client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -171,6 +171,8 @@ class AutoResume(Callback):
             self._content(ctx)  # what cannot be kept is an error at once, not after an epoch
 
     def on_valid_begin(self, ctx: Context) -> None:
+        if self._run is None:  # an evaluation, in which nothing is resumed
+            return
         if self._train_data is not None:
             ctx.train_data, self._train_data = self._train_data, None
         self._begin_part(ctx, "valid")

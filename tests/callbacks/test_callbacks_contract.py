@@ -139,7 +139,7 @@ def without_tensors(state):
         return state.tolist()
     if isinstance(state, dict):
         return {key: without_tensors(value) for key, value in state.items()}
-    if isinstance(state, list):
+    if isinstance(state, (list, tuple)):
         return [without_tensors(value) for value in state]
     return state
 
