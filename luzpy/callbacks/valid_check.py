@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from luzpy.callbacks.metrics import Metrics
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context, Internals, Stop, internals
-from luzpy.core.hooks import HookOwner
+from luzpy.core.hooks import HOOKS, HookOwner
 from luzpy.core.loop import validate
 from luzpy.core.modules import bound, in_eval_mode, named_parts, unwrapped
 from luzpy.ground.random_state import (
@@ -25,17 +25,9 @@ from luzpy.ground.random_state import (
     set_generator_state,
 )
 from luzpy.ground.types import Batch, Loader
-from luzpy.resume.loader import ResumableLoader
 
 # Of a user's callback these may change what validation sees, or make what it needs.
-_HOOKS = (
-    "on_train_end",
-    "on_valid_begin",
-    "on_valid_batch_begin",
-    "on_valid_batch_after_pred",
-    "on_valid_batch_after_loss",
-    "on_valid_batch_end",
-)
+_HOOKS = HOOKS[HOOKS.index("on_train_end") : HOOKS.index("on_valid_end")]
 
 
 @final
@@ -70,8 +62,6 @@ class ValidCheck(Callback):
 
 def _first_rows(loader: object) -> Loader | None:
     """The first batch of a set for validation, in this process; None where that would be seen."""
-    if isinstance(loader, ResumableLoader):
-        loader = loader.loader
     if type(loader) is not DataLoader:
         return None
     own = cast(Any, loader)

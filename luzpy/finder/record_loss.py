@@ -176,8 +176,6 @@ class RecordLoss(Callback):
 
     def _rung_loss(self) -> torch.Tensor | None:
         """The loss of the rung under way: each one's mean over the batches that had it."""
-        if len(self._partial_step) == 1:
-            return self._mean({name: [loss] for name, loss in self._partial_step[0].items()})
         lists: dict[str, list[torch.Tensor]] = {}
         for losses in self._partial_step:
             for name, loss in losses.items():

@@ -6,6 +6,7 @@ as when the run began: a checksum of its pickle tells.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any, final
@@ -24,15 +25,22 @@ from luzpy.ground.types import Values
 from luzpy.resume.digests import OF_ONE_BATCH, Digests
 
 _OPTIMIZER: Any = torch.optim.Optimizer
-# What all of them have; `step` is what torch's schedulers put in the place of the method.
 _OF_MODULES = frozenset(vars(nn.Module()))
-_OF_OPTIMIZERS = frozenset({"step", *vars(torch.optim.SGD([torch.zeros(1)], 1.0))})
 _MAPPINGS: tuple[Any, ...] = (OrderedDict, defaultdict, Counter)
 _UNKEPT = object()
 _DICT: type[Any] = dict
 
 Kept = dict[str, dict[str, Values]]
 """Kind of owner → its name → attribute → value."""
+
+
+@functools.cache
+def _of_optimizers() -> frozenset[str]:
+    """What all optimizers have; `step` is what torch's schedulers put in the method's place.
+
+    Not when luzpy is imported: with the first optimizer of a process torch imports for seconds.
+    """
+    return frozenset({"step", *vars(torch.optim.SGD([torch.zeros(1)], 1.0))})
 
 
 @attrs.frozen
@@ -59,7 +67,7 @@ class _Owner:
         """Those that its class has added."""
         inherited = _OF_MODULES if isinstance(self.item, nn.Module) else frozenset[str]()
         if isinstance(self.item, _OPTIMIZER):
-            inherited = _OF_OPTIMIZERS
+            inherited = _of_optimizers()
         found = {**dict(slots_of(self.item)), **getattr(self.item, "__dict__", {})}
         return {name: item for name, item in found.items() if name not in inherited}
 
