@@ -17,7 +17,7 @@ from luzpy.core.modules import unwrapped
 from luzpy.core.optimizer_state import load_optimizer_state
 from luzpy.files import container
 from luzpy.files.state import check_state, load_state
-from luzpy.ground.errors import LuzError
+from luzpy.ground.errors import LuzError, add_note, has_note
 from luzpy.ground.nested import is_mapping, to_cpu_copy
 from luzpy.ground.primitives import find_unsupported, from_primitives, to_primitives
 from luzpy.ground.records import Records
@@ -133,7 +133,14 @@ def restore_checkpoint(
             ctx.records.update(found)
         if callbacks:
             for callback, (_, state) in zip(kept_callbacks(ctx), _kept(content), strict=True):
-                callback.load_state_dict(from_primitives(state))
+                try:
+                    callback.load_state_dict(from_primitives(state))
+                except Exception as err:
+                    kind = type(callback)
+                    if not kind.__module__.startswith("luzpy."):
+                        place = f"in the callback {kind.__name__}, load_state_dict"
+                        add_note(err, f"{place}, with what {os.fspath(path)} has of it.")
+                    raise
 
 
 @contextmanager
@@ -141,13 +148,13 @@ def all_or_nothing(path: Path, undo: Callable[[], None]) -> Generator[None]:
     """Call `undo` if what is put back from a file does not fit.
 
     Raises:
-        LuzError: Then; it names the path.
+        LuzError: Then; it names the path. An error of the user's own code keeps its type.
     """
     try:
         yield
     except Exception as err:  # of whatever finds something else than it wrote
         undo()
-        if isinstance(err, LuzError) and os.fspath(path) in str(err):
+        if has_note(err) or (isinstance(err, LuzError) and os.fspath(path) in str(err)):
             raise
         reason = str(err) if isinstance(err, LuzError) else f"{type(err).__name__}: {err}"
         raise LuzError(f"{os.fspath(path)} does not fit the run: {reason}") from err

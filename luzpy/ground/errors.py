@@ -19,5 +19,10 @@ class NoSuggestionError(LuzError):
 
 def add_note(err: BaseException, text: str) -> None:
     """Say in a note of `err` where it happened; what was said first is nearest, and stays alone."""
-    if not any(note.startswith(_MARK) for note in getattr(err, "__notes__", [])):
+    if not has_note(err):
         err.add_note(_MARK + text)
+
+
+def has_note(err: BaseException) -> bool:
+    """Whether a note of luzpy's says where in the user's code an error happened."""
+    return any(note.startswith(_MARK) for note in getattr(err, "__notes__", []))

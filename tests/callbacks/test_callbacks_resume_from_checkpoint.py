@@ -70,6 +70,35 @@ def test_a_run_starts_from_the_last_weights_of_another(tmp_path):
     assert len(fitted.records["metrics"]["train"]) == 1
 
 
+@pytest.mark.parametrize("resume", ["ResumeFromCheckpoint", "AutoResume"])
+def test_an_error_of_a_callback_that_takes_its_state_keeps_its_type(tmp_path, resume):
+    class Other(Tracks):
+        def load_state_dict(self, state):
+            raise KeyError("other")
+
+    def stop(ctx):
+        if ctx.epoch == 2:
+            ctx.stop("enough")
+
+    path = tmp_path / "a.pt"
+    Other.__name__ = "Tracks"
+    if resume == "AutoResume":
+        stopping = luz.Callback.from_functions(on_epoch_end=stop)
+        fit(Tracks(), luz.callbacks.AutoResume(path), stopping)
+        again = [luz.callbacks.AutoResume(path)]
+    else:
+        checkpoints(path)
+        files = luz.callbacks.ModelCheckpoint(tmp_path / "b.pt", monitor="train_loss")
+        again = [files, luz.callbacks.ResumeFromCheckpoint(path, restore_callbacks_state=True)]
+    before = path.read_bytes()
+    with pytest.raises(KeyError, match="other") as caught:
+        fit(Other(), *again)
+    (note,) = caught.value.__notes__
+    assert note.startswith("luzpy: in the callback Tracks, load_state_dict, with what ")
+    assert str(path) in note
+    assert path.read_bytes() == before
+
+
 def test_the_optimizers_state_on_request(tmp_path):
     checkpoints(tmp_path / "a.pt")
     after, _ = resumed(tmp_path / "a.pt", restore_optimizer_state=True)
