@@ -136,7 +136,7 @@ def restore_checkpoint(
                 try:
                     callback.load_state_dict(from_primitives(state))
                 except Exception as err:
-                    kind = type(callback)
+                    kind: type[object] = callback.__class__
                     if not kind.__module__.startswith("luzpy."):
                         place = f"in the callback {kind.__name__}, load_state_dict"
                         add_note(err, f"{place}, with what {os.fspath(path)} has of it.")
