@@ -8,6 +8,7 @@ from pathlib import Path
 
 import execution
 import pytest
+import torch
 
 # They hold no doctests, and all have one name.
 collect_ignore_glob = ["*conftest.py"]
@@ -17,7 +18,13 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 def pytest_collection_modifyitems(items):
-    """The vignettes come first, since they take longest, and the site, which shows them, last."""
+    """The vignettes come first, since they take longest, and the site, which shows them, last.
+
+    What needs a GPU is skipped where there is none.
+    """
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     first, last = TESTS / "vignettes", TESTS / "test_site.py"
     items.sort(key=lambda item: (first not in item.path.parents, item.path == last))
 

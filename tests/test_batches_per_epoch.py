@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from models import MSE, Net, Rows, line
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import luzpy as luz
-from tests.models import MSE, Net, Rows, line
 
 X, Y = line(40, 4)
 

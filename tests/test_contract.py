@@ -774,7 +774,7 @@ def test_losses_of_different_names_in_turn_have_each_its_own_mean():
 # Where data go ---------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("data", [(X, Y), DataLoader(TensorDataset(X, Y), 4)], ids=["memory", "dl"])
 def test_without_device_placement_data_go_to_the_model(data):
     seen = set()
@@ -841,7 +841,7 @@ def test_a_mapping_that_is_moved_keeps_its_type():
     assert found.loss.tolist() == sweep().loss.tolist()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_mapping_that_is_moved_to_a_gpu_keeps_its_type():
     seen = set()
     looking = on(

@@ -31,7 +31,7 @@ def test_the_best_device_is_chosen():
     assert luz.Accelerator().device.type == expected
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_a_cuda_device_is_chosen_by_its_index():
     assert luz.Accelerator(cuda_index=0).device == torch.device("cuda", 0)
     assert luz.Accelerator(cpu=True, cuda_index=0).device == CPU
@@ -78,7 +78,7 @@ def test_one_device_is_chosen_in_one_way():
         luz.Accelerator(device="cpu", distributed=True)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_a_cuda_index_and_a_device_exclude_each_other():
     with pytest.raises(ValueError, match=r"`device` must be None with cuda_index=0, got 'cpu'\."):
         luz.Accelerator(cuda_index=0, device="cpu")

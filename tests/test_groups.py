@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from models import line
 from torch import nn
 
 import luzpy as luz
-from tests.models import line
 
 X, Y = line(64, 4)
 OPTIONS = {"batch_size": 16, "shuffle": False}

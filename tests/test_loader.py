@@ -343,7 +343,7 @@ def test_on_the_cpu_nothing_is_moved(data):
     assert resident(data, torch.device("cpu"), None, name="data") is data
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_batches_come_from_its_memory():
     options = {"batch_size": 2}
     dataset = resident((X, Y), torch.device("cuda"), options, name="data")

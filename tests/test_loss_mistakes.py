@@ -242,10 +242,28 @@ def test_the_note_says_what_to_write(target, spec, parts):
         assert part in said(caught.value)
 
 
-def test_other_errors_of_a_loss_get_no_advice():
+def raising(err):
     def failing(input, target):
-        raise RuntimeError("something else")
+        raise err
 
+    return failing
+
+
+def test_what_cuda_says_of_int32_classes_is_known():
+    said_there = "\"nll_loss_forward_reduce_cuda_kernel_2d_index\" not implemented for 'Int'"
+    with pytest.raises(NotImplementedError) as caught:
+        fit(TensorDataset(X, LABELS.int()), classifier(raising(NotImplementedError(said_there))))
+    assert "`y.long()`" in said(caught.value)
+
+
+def test_what_cuda_reports_late_is_said_to_be_late():
+    late = RuntimeError("CUDA error: device-side assert triggered")
     with pytest.raises(RuntimeError) as caught:
-        fit(spec=regression(loss=failing))
+        fit(TensorDataset(X, LABELS), classifier(raising(late)))
+    assert "`accelerator=luz.Accelerator(cpu=True)`, in a new process" in said(caught.value)
+
+
+def test_other_errors_of_a_loss_get_no_advice():
+    with pytest.raises(RuntimeError) as caught:
+        fit(spec=regression(loss=raising(RuntimeError("something else"))))
     assert caught.value.__notes__[0] == "luzpy: in the loss, at epoch 1, iteration 1 (training)."

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from models import Net, line
 from torch import nn
 
 import luzpy as luz
-from tests.models import Net, line
 
 X, Y = line(64, 4)
 OPTIONS = {"batch_size": 16, "shuffle": False}

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from models import line
 from torch import nn
 
 import luzpy as luz
-from tests.models import line
 
 optuna = pytest.importorskip("optuna")
 X, Y = line(64)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import random
+import typing
 
 import attrs
 import numpy as np
@@ -188,3 +189,9 @@ def test_objects_that_do_not_let_themselves_be_looked_at_are_passed_over():
 
     rng = random.Random(1)
     assert list(generators_in({"a": [Far(), Odd(), rng]}).values()) == [rng]
+
+
+def test_what_has_no_dict_of_its_own_is_passed_over():
+    """A type variable of Python 3.12 says that it has one."""
+    held = np.random.default_rng(0)
+    assert list(generators_in({"it": Plain([typing.TypeVar("T"), held])}).values()) == [held]

@@ -1,6 +1,6 @@
 """One call on a machine with an accelerator: `python -m benchmarks gpu` (`make gpu`).
 
-It runs the tests of `tests/accelerator` on the accelerator, times `fit`, `lr_finder` and `predict`
+It runs the tests that need an accelerator on it, times `fit`, `lr_finder` and `predict`
 there beside a bare loop and other packages, prints a table, and writes it into
 `docs/step-cost.md` and all figures into a JSON file. It takes some eight minutes at most.
 """
@@ -21,6 +21,10 @@ from benchmarks.gpu.measure import measure
 from benchmarks.gpu.report import as_json, facts, table
 
 PAGE = ROOT / "docs" / "step-cost.md"
+TESTS = (
+    *("-n", "4", "-m", "accelerator or gpu"),
+    *("--continue-on-collection-errors", "tests"),
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,6 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     device = torch.empty(0, device=torch.accelerator.current_accelerator()).device
     tests = "not run" if chosen.no_tests else run_tests(60 * chosen.minutes / 2)
     left = 60 * chosen.minutes - (time.monotonic() - begun)
+    where = facts(device)
+    chosen.json.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for row in measure(device, chosen.short, left):
         rows.append(row)
@@ -46,9 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, took in row.milliseconds.items():
             each = ", ".join(f"{milliseconds:.1f}" for milliseconds in took)
             print(f"  {name:12s} {each} ms, loss {row.losses[name]:.4f}", flush=True)
-    where = facts(device)
-    chosen.json.parent.mkdir(parents=True, exist_ok=True)
-    chosen.json.write_text(json.dumps(as_json(rows, where, tests), indent=1))
+        chosen.json.write_text(json.dumps(as_json(rows, where, tests), indent=1))
     written = "\n".join(table(rows, where, tests))
     print(f"\n{written}")
     if not chosen.no_table:
@@ -56,8 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_tests(seconds: float) -> str:
-    """pytest's last line about `tests/accelerator`; what failed is printed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/accelerator"]
+    """pytest's last line about the tests for accelerators; what failed is printed."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
     try:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False

@@ -21,6 +21,15 @@ class ElsewhereError(Exception):
     """A package has chosen another device."""
 
 
+class LeftOutError(Exception):
+    """A contestant takes no part in a row, so that all of them take minutes."""
+
+
+def unless_graphs(work: Work) -> None:
+    if work.variant == "CUDA graphs":
+        raise LeftOutError
+
+
 def slices(work: Work, device: torch.device) -> list[Data]:
     """The batches of an epoch, on the device."""
     x, y = (part.to(device) for part in work.data)
@@ -39,7 +48,8 @@ def loader(work: Work) -> DataLoader[Any]:
 
 def bare_fit(work: Work, device: torch.device) -> Go:
     model = work.model().to(device)
-    optimizer, loss_fn = torch.optim.Adam(model.parameters(), lr=LR), nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=work.is_fused or None)
+    loss_fn = nn.CrossEntropyLoss()
     scaler = torch.amp.GradScaler(device.type, enabled=work.dtype is torch.float16)
     autocast = partial(torch.autocast, device.type, dtype=work.dtype or torch.bfloat16)
     source: Any = slices(work, device) if work.workers is None else loader(work)
@@ -55,7 +65,45 @@ def bare_fit(work: Work, device: torch.device) -> Go:
                 scaler.scale(loss).backward()
                 scaler.step(optimizer)
                 scaler.update()
-        return float(loss)
+        return float(loss.detach())
+
+    return go
+
+
+def graph_fit(work: Work, device: torch.device) -> Go:
+    """A bare loop whose whole step is one CUDA graph: nothing can come between its parts."""
+    if work.workers is not None or work.variant not in ("fp32", "compiled"):
+        raise LeftOutError
+    if device.type != "cuda":
+        raise ElsewhereError("it needs CUDA")
+    model, loss_fn = work.model().to(device), nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, capturable=True)
+    parts = slices(work, device)
+    x, y = (part.clone() for part in parts[0])
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    aside = torch.cuda.Stream(device)
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream(device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+
+    def go() -> float:
+        for _ in range(work.epochs):
+            for own_x, own_y in parts:
+                x.copy_(own_x)
+                y.copy_(own_y)
+                graph.replay()
+        return float(loss.detach())
 
     return go
 
@@ -93,7 +141,9 @@ def bare_predict(work: Work, device: torch.device) -> Go:
 
 
 def specification(work: Work) -> Any:
-    return luz.setup(work.model, nn.CrossEntropyLoss(), torch.optim.Adam).set_opt_hparams(lr=LR)
+    options = {"fused": True} if work.is_fused else {}
+    model = luz.setup(work.model, nn.CrossEntropyLoss(), torch.optim.Adam)
+    return model.set_opt_hparams(lr=LR, **options)
 
 
 def ours_fit(work: Work, device: torch.device) -> Go:
@@ -157,8 +207,11 @@ def ours_predict(work: Work, device: torch.device) -> Go:
 
 
 def accelerate_fit(work: Work, device: torch.device) -> Go:
+    unless_graphs(work)
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(True)  # it has one precision a process
     runner = Accelerator(mixed_precision=work.variant if work.dtype is not None else "no")
     if runner.device.type != device.type:
         raise ElsewhereError(f"it computes on {runner.device}")
@@ -175,12 +228,13 @@ def accelerate_fit(work: Work, device: torch.device) -> Go:
                 loss = loss_fn(model(x), y)
                 runner.backward(loss)
                 optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return go
 
 
 def lightning_fit(work: Work, device: torch.device) -> Go:
+    unless_graphs(work)
     import lightning
 
     class Module(lightning.LightningModule):
@@ -219,6 +273,9 @@ def lightning_fit(work: Work, device: torch.device) -> Go:
 
 
 def fastai_fit(work: Work, device: torch.device) -> Go:
+    unless_graphs(work)
+    import fastai.callback.fp16
+    import fastai.callback.progress  # noqa: F401  (they add methods to Learner)
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.optimizer import OptimWrapper
@@ -238,7 +295,7 @@ def fastai_fit(work: Work, device: torch.device) -> Go:
     def go() -> float:
         with learner.no_bar(), learner.no_logging(), contextlib.redirect_stdout(None):
             learner.fit(work.epochs)
-        return float(learner.loss)
+        return float(learner.recorder.losses[-1])
 
     return go
 
@@ -247,6 +304,7 @@ CONTESTANTS: dict[str, dict[str, Callable[[Work, torch.device], Go]]] = {
     "fit": {
         "bare loop": bare_fit,
         "luzpy": ours_fit,
+        "one graph": graph_fit,
         "Accelerate": accelerate_fit,
         "Lightning": lightning_fit,
         "fastai": fastai_fit,

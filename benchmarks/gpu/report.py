@@ -31,6 +31,11 @@ def table(rows: Sequence[Row], where: dict[str, Any], tests: str) -> Iterator[st
         cells = [_cell(row, name) for name in names[1:]]
         milliseconds = median(row.milliseconds["bare loop"])
         yield f"| `{row.verb}`: {row.work.title} | {milliseconds:.1f} | {' | '.join(cells)} |"
+    for row in rows:
+        if any(row.busy.values()):
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in row.busy.items())
+            yield ""
+            yield f"The device is busy, of the time of `{row.verb}`, {row.work.title}: {shares}."
     missing = {name: why for row in rows for name, why in row.missing.items()}
     if missing:
         yield ""

@@ -13,7 +13,9 @@ from benchmarks.speed.workloads import LeNet, fashion_mnist
 
 Data = tuple[torch.Tensor, torch.Tensor]
 VOCABULARY, LENGTH, CLASSES = 1000, 64, 10
-VARIANTS = ("fp32", "bf16", "fp16", "compiled", "channels last")
+VARIANTS = ("fp32", "compiled", "CUDA graphs", "bf16", "fp16", "channels last")
+# Of `torch.compile`; the second one replays forward and backward passes as CUDA graphs.
+MODES = {"compiled": "default", "CUDA graphs": "reduce-overhead"}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LR = 1e-3
 SWEEP = (1e-6, 1e-1)
@@ -45,13 +47,16 @@ def _data(name: str) -> Data:
     return {"LeNet": fashion_mnist, "transformer": texts}[name]()
 
 
+MAKERS: dict[str, Callable[[], nn.Module]] = {"LeNet": LeNet, "transformer": Transformer}
+
+
 @dataclass(frozen=True)
 class Work:
     """One model on one set of rows, in one way.
 
     Attributes:
         name: Of the model.
-        variant: One of `VARIANTS`.
+        variant: One of `VARIANTS`; with CUDA graphs the optimizer is fused.
         workers: How many processes load batches; None for data in memory.
         rows: How many rows of the data.
         epochs: How often they are gone through.
@@ -63,7 +68,7 @@ class Work:
     variant: str = "fp32"
     workers: int | None = None
     rows: int = 6400
-    epochs: int = 20
+    epochs: int = 5
     batch_size: int = 64
     steps: int = 100
     backend: str = "inductor"
@@ -78,14 +83,26 @@ class Work:
         """Of the forward passes, if it is not the weights'."""
         return DTYPES.get(self.variant)
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether the optimizer steps in one kernel."""
+        return self.variant == "CUDA graphs"
+
     def model(self) -> nn.Module:
         """A new model, always with the same weights."""
         torch.manual_seed(0)
-        makers: dict[str, Callable[[], nn.Module]] = {"LeNet": LeNet, "transformer": Transformer}
-        model = makers[self.name]()
+        model = MAKERS[self.name]()
         if self.variant == "channels last":
             return model.to(memory_format=torch.channels_last)
-        return torch.compile(model, backend=self.backend) if self.variant == "compiled" else model
+        if not self.is_compiled:
+            return model
+        mode = MODES[self.variant] if self.backend == "inductor" else None
+        return torch.compile(model, backend=self.backend, mode=mode)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the first batches compile the model."""
+        return self.variant in MODES
 
     @property
     def title(self) -> str:

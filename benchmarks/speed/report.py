@@ -101,7 +101,6 @@ def targets_table(rows: Rows, facts: Facts) -> Iterator[str]:
             f"those of torch and pandas ({took['own']:.0f} are luzpy's) | all of it | none | "
             f"{took['share']:.2f} | | | 1 |"
         )
-    yield "| anything on a GPU | a bare loop there | none | not measured: none at hand | | | 0 |"
 
 
 def contestants_table(name: str, outcomes: dict[str, Outcome]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 
 from luzpy.core.callback import Callback
 from luzpy.core.context import Context
-from luzpy.ground.devices import has_streams
+from luzpy.ground.devices import has_streams, stacked
 from luzpy.ground.nested import is_mapping
 
 # Where a device cannot say whether a copy has arrived, it is waited for once in so many batches.
@@ -91,4 +91,4 @@ def _any_wrong(loss: Any) -> torch.Tensor | None:
     found = [torch.as_tensor(each).detach().isfinite().all() for each in losses.values()]
     if not found:
         return None
-    return ~(found[0] if len(found) == 1 else torch.stack(found).all())
+    return ~(found[0] if len(found) == 1 else stacked(found).all())

@@ -41,6 +41,6 @@ def hint(err: Exception, pred: Batch, target: Batch) -> str:
         return ""
     if "output type Long" in text or "expected Float" in text or "output type Bool" in text:
         return f" The target has {target.dtype}: this loss needs floats, `y.float()`."
-    if "expected target dtype to be Long" in text:
+    if "expected target dtype to be Long" in text or '"nll_loss' in text:
         return f" The target has {target.dtype}: class indices are torch.int64, `y.long()`."
     return ""

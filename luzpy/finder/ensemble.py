@@ -14,6 +14,7 @@ from luzpy.core.callback import Callback
 from luzpy.core.context import Context, Loss, Optimizers, at_exit
 from luzpy.core.loss_shapes import is_crossed
 from luzpy.core.optimizers import after_step, rate_scales
+from luzpy.ground.random_state import RandomState
 from luzpy.ground.types import Batch, Values
 
 # These update every weight by itself, so that weights stacked along a new dimension are updated
@@ -133,7 +134,7 @@ def why_apart(
         return "the model is too large to gain by it"
     if isinstance(loss_fn, nn.Module) and next(loss_fn.parameters(), None) is not None:
         return "the loss has parameters"
-    state = torch.get_rng_state()
+    state = RandomState.current()
     try:
         # Copies: a forward pass in train mode changes buffers.
         ensemble = Ensemble([copy.deepcopy(model) for model in models]).train()
@@ -143,7 +144,7 @@ def why_apart(
                 return "the loss would compare each row with all of them"  # a run alone says so
             ensemble.summed_loss(loss_fn)(preds, target)
             for model, together in zip(models, ensemble.losses, strict=True):
-                torch.set_rng_state(state)
+                state.restore()
                 apart = copy.deepcopy(model).train()
                 loss = loss_fn(apart(x), target)
                 if not torch.allclose(loss, together, rtol=1e-4, atol=1e-6):
@@ -151,7 +152,7 @@ def why_apart(
     except Exception as err:
         return f"torch.func.vmap cannot run the model ({type(err).__name__})"
     finally:
-        torch.set_rng_state(state)
+        state.restore()
     return None
 
 

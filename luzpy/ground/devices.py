@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -115,6 +116,15 @@ def free_memory(device: torch.device) -> int:
     module: Any = torch.get_device_module(device)
     info = getattr(module, "mem_get_info", None)
     return 0 if info is None else info(device)[0]
+
+
+def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors of one shape as one tensor: on the accelerator, if any of them is there."""
+    try:
+        return torch.stack(list(tensors))
+    except RuntimeError:  # some of them are on the host, as losses that a user has set may be
+        device = next((t.device for t in tensors if not t.is_cpu), CPU)
+        return torch.stack([tensor.to(device) for tensor in tensors])
 
 
 @final

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 _MARK = "luzpy: "
+# CUDA says it of a kernel that has failed before, and of nothing else afterwards.
+_ASSERTED_LATE = (
+    " A GPU reports such an error late: often a class or an index was out of bounds in an earlier "
+    "operation. `accelerator=luz.Accelerator(cpu=True)`, in a new process, says in which."
+)
 
 
 class LuzError(Exception):
@@ -20,7 +25,8 @@ class NoSuggestionError(LuzError):
 def add_note(err: BaseException, text: str) -> None:
     """Say in a note of `err` where it happened; what was said first is nearest, and stays alone."""
     if not has_note(err):
-        err.add_note(_MARK + text)
+        late = _ASSERTED_LATE if "device-side assert" in str(err) else ""
+        err.add_note(f"{_MARK}{text}{late}")
 
 
 def has_note(err: BaseException) -> bool:

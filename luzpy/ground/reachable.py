@@ -82,7 +82,7 @@ class _Classes:
                 self.new.append(kind)
             known = self._simple[kind] = (
                 kind.__flags__ & _IS_OF_PYTHON != 0
-                and kind.__dictoffset__ != 0
+                and any("__dict__" in vars(base) for base in kind.__mro__)
                 and kind.__getattribute__ is object.__getattribute__
                 and not issubclass(kind, (*_COLLECTIONS, *_OPAQUE, *self._ends, Mapping))
                 and not any(vars(base).get("__slots__") for base in kind.__mro__)

@@ -7,7 +7,7 @@ from typing import Self, final
 
 import torch
 
-from luzpy.ground.devices import widest_float
+from luzpy.ground.devices import stacked, widest_float
 from luzpy.ground.nested import is_mapping
 from luzpy.ground.types import Batch
 from luzpy.metrics.metric import Metric
@@ -109,7 +109,7 @@ class LossAverage(Metric):
         for name in dict.fromkeys(name for metric in metrics for name in metric.recent):
             parts = [metric._total(name) for metric in metrics if name in metric.recent]
             totals, rows = zip(*parts, strict=True)
-            self.totals[name] = torch.stack(totals).sum(), sum(rows)
+            self.totals[name] = stacked(totals).sum(), sum(rows)
             self.recent[name] = ([], [], [])
 
     def _first(self, name: str) -> torch.Tensor:
@@ -118,7 +118,7 @@ class LossAverage(Metric):
         before = self.first.get(name)
         if not rows:
             return torch.tensor(NEVER) if before is None else before
-        wrong = ~torch.stack(parts).isfinite()
+        wrong = ~stacked(parts).isfinite()
         at = torch.tensor(numbers, device=wrong.device) - 1
         found = torch.where(wrong, at, NEVER).min()
         return found if before is None else torch.minimum(before, found)
@@ -128,7 +128,7 @@ class LossAverage(Metric):
         parts, rows, _ = self.recent[name]
         if not rows:
             return self.totals[name]
-        losses = torch.stack(parts)
+        losses = stacked(parts)
         dtype = widest_float(losses.device)
         if self.summed:
             total = losses.sum(dtype=dtype)

@@ -9,6 +9,12 @@ import luzpy as luz
 from luzpy.ground.nested import tensors_in
 
 SEED = 11
+IN_HALF = 0.05  # how far apart results in half precision may be
+
+
+def is_real(device):
+    """Whether its kernels are its own."""
+    return device.type != simulated.NAME
 
 
 def on_both(function, **options):
@@ -26,7 +32,7 @@ def assert_same(expected, found, device, tolerance=None):
     Not bit for bit: BLAS may add in another order where memory is aligned otherwise.
     """
     if tolerance is None:
-        tolerance = 1e-6 if device.type == simulated.NAME else 1e-3
+        tolerance = 1e-3 if is_real(device) else 1e-6
     if isinstance(expected, dict):
         assert list(expected) == list(found)
         for key in expected:

@@ -30,6 +30,13 @@ def is_real():
     return wanted != simulated.NAME and torch.accelerator.is_available()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("accelerator")
+
+
 @pytest.fixture(scope="session")
 def device():
     """The accelerator."""

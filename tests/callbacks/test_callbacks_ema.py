@@ -1,10 +1,10 @@
 import pytest
 import torch
+from models import Net, line
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import luzpy as luz
-from tests.models import Net, line
 
 X, Y = line(64, 4)
 OPTIONS = {"batch_size": 16, "shuffle": False}

@@ -1,9 +1,9 @@
 import pytest
 import torch
+from models import line
 from torch import nn
 
 import luzpy as luz
-from tests.models import line
 
 X, Y = line(64)
 MODEL = luz.setup(

@@ -375,7 +375,7 @@ def test_bad_options_are_refused_at_once(options, error, message):
         MixedPrecision(**options)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_float16_with_a_scaler_on_cuda():
     callback, dtypes = MixedPrecision(), set()
     single().fit(

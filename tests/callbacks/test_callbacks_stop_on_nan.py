@@ -87,7 +87,7 @@ def test_a_step_that_mixed_precision_skips_does_not_end_the_run():
     assert fit(precision, luz.callbacks.StopOnNaN()).stopped == "completed"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:The training loss is not finite")
 def test_a_gpu_is_not_waited_for():
     batches = Batches()
