@@ -59,6 +59,11 @@ def resumed_with(tmp_path, **changed):
 
 
 # What the program does · the error · what the message must hold.
+class WithoutContext(luz.Callback):
+    def on_epoch_end(self):
+        pass
+
+
 MISTAKES = {
     # setup
     "no loss": (
@@ -123,6 +128,20 @@ MISTAKES = {
     ),
     "frames apart": (
         lambda: regression().fit(FRAME, FRAME["age"]), TypeError, ["`epochs`", "fit((x, y)"],
+    ),
+    "the column of a frame as target": (
+        lambda: regression().fit(FRAME, "age"),
+        TypeError, ["`epochs`", "fit((frame.drop(columns='age'), frame['age'])"],
+    ),
+    "an optimizer of the model": (
+        lambda: fit(
+            spec=regression(optimizer=lambda net, lr: torch.optim.SGD(net.parameters(), lr))
+        ),
+        AttributeError, ["`optimizer`", "the model's parameters", "lambda parameters:"],
+    ),
+    "a hook without the context": (
+        lambda: fit(callbacks=[WithoutContext()]),
+        TypeError, ["`on_epoch_end`", "WithoutContext", "def on_epoch_end(self, ctx)"],
     ),
     "lr in fit": (lambda: fit(lr=0.1), TypeError, ["`lr`", "set_opt_hparams(lr=...)"]),
     "Keras' validation_split": (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import ClassVar, final
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from luzpy.core.context import Context
-from luzpy.core.hooks import Hook, check_hook
+from luzpy.core.hooks import HOOKS, Hook, check_hook
 from luzpy.ground.arguments import shown
 from luzpy.ground.nested import is_sequence
 
@@ -209,6 +210,8 @@ def check_callbacks(callbacks: object) -> list[Callback]:
 
 def _checked(callback: object) -> Callback:
     if isinstance(callback, Callback):
+        for name in HOOKS:
+            _check_arguments(callback, name)
         return callback
     kind = callback if isinstance(callback, type) else object
     if issubclass(kind, Callback):
@@ -224,3 +227,21 @@ def _checked(callback: object) -> Callback:
     elif isinstance(callback, torch.Tensor):
         instead = ": validation data are valid_data=(x, y)"
     raise TypeError(f"`callbacks` must hold luzpy callbacks, got {shown(callback)}{instead}.")
+
+
+def _check_arguments(callback: Callback, name: str) -> None:
+    """Raise unless a hook can be called with the context alone."""
+    hook = callback.hook(name)
+    try:
+        signature = None if hook is None else inspect.signature(hook)
+    except (TypeError, ValueError):  # some that are written in C have none
+        return
+    if signature is None:
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise TypeError(
+            f"`{name}` of the callback {type(callback).__name__} must take the context alone: "
+            f"`def {name}(self, ctx)`."
+        ) from None

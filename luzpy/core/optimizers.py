@@ -17,7 +17,7 @@ from luzpy.core.parameter_groups import default_lr, own_rates, parameter_groups
 from luzpy.core.result import Result
 from luzpy.core.spec import Spec
 from luzpy.ground.arguments import is_number
-from luzpy.ground.errors import LuzError
+from luzpy.ground.errors import LuzError, add_note
 from luzpy.ground.nested import is_mapping
 from luzpy.ground.types import Values
 
@@ -115,6 +115,13 @@ def _made(
         raise (TypeError if isinstance(err, TypeError) else ValueError)(
             f"`opt_hparams` must be arguments of {maker_name(maker)}, got {given}: {err}"
         ) from err
+    except AttributeError as err:
+        add_note(
+            err,
+            "in `optimizer`, which is called with the model's parameters: "
+            "lambda parameters: torch.optim.SGD(parameters, lr=0.1).",
+        )
+        raise
 
 
 def needs_closure(optimizer: Any) -> bool:

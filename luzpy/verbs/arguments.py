@@ -56,6 +56,11 @@ def check_epochs(epochs: Any) -> tuple[int, int]:
         apart = ""
         if isinstance(epochs, Sized) and not isinstance(epochs, (str, bytes)):
             apart = " Are these the targets? Input and target are one argument: fit((x, y), ...)."
+        elif isinstance(epochs, str):
+            apart = (
+                " Is this the target's column? Input and target are one argument: "
+                f"fit((frame.drop(columns={epochs!r}), frame[{epochs!r}]), ...)."
+            )
         raise TypeError(f"{rule}, got {shown(epochs)}.{apart}")
     if pair[1] < 1 or not 0 <= pair[0] <= pair[1]:
         raise ValueError(f"{rule} with 0 <= min_epochs <= max_epochs, got {shown(epochs)}.")
