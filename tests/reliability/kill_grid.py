@@ -380,6 +380,7 @@ def started(name, folder, seed, every):
     status = 1
     try:
         os.setsid()
+        torch.set_num_threads(1)  # torch makes a new pool after a fork, not safely in two threads
         resume = cb.AutoResume(folder / "state.pt", every_n_batches=every)
         found = run(name, folder, seed, resume)
         beside = folder / "outcome.tmp"
