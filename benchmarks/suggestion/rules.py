@@ -15,8 +15,17 @@ import numpy as np
 import torch
 
 import luzpy as luz
+from luzpy.finder.frame import curves_of
 from luzpy.finder.noise import Array
-from luzpy.finder.suggest import DEFAULT_METHOD, METHODS, suggest_lr
+from luzpy.finder.suggest import (
+    DEFAULT_METHOD,
+    METHODS,
+    MIN_RUNGS,
+    fallen,
+    finite_part,
+    has_descent,
+    suggest_lr,
+)
 from luzpy.ground.errors import NoSuggestionError
 
 Rule = Callable[[Array, Array], float]
@@ -148,12 +157,23 @@ def _luzpy(records: Kept, method: str) -> float:
     return luz.LRRecords(records).suggest(method)
 
 
+def _without_rise(records: Kept) -> float:
+    """The default as it was: without the rate at which the loss begins to rise."""
+    ((lr, loss),) = curves_of(luz.LRRecords(records))
+    lr, loss = finite_part(lr, loss)
+    refuse_unless(len(loss) >= MIN_RUNGS and has_descent(lr, loss))
+    suggestion = fallen(lr, loss)
+    refuse_unless(suggestion >= lr[0])
+    return suggestion
+
+
 def _on_curve(records: Kept, rule: Rule) -> float:
     return rule(np.array(records["lr"]), np.array(records["loss"]))
 
 
 RULES: dict[str, Callable[[Kept], float]] = {
     **{f"luzpy {method}": partial(_luzpy, method=method) for method in METHODS},
+    f"{DEFAULT}, without the rise": _without_rise,
     **{
         name: partial(_on_curve, rule=rule)
         for name, rule in {

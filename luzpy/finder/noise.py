@@ -9,10 +9,10 @@ Array = npt.NDArray[np.float64]
 
 # Of pure noise the average's highest and lowest point are seldom farther apart than this many of
 # its standard deviations, and a trend is seldom stronger than this many of its own. Of 1,000 curves
-# of 100 rungs 2 % go beyond one of them where the noise is even, 5 % where it grows a million times
-# from the first rung to the last.
-MIN_DROP_SIGMA = 6.0
-MIN_TREND_SIGMA = 3.0
+# of 100 rungs 0.1 % go beyond one of them where the noise is even, 3 % where it grows a million
+# times from the first rung to the last.
+MIN_DROP_SIGMA = 8.0
+MIN_TREND_SIGMA = 3.1
 # What goes beyond them by less than this factor is given with a doubt.
 CLEAR = 4 / 3
 # A descent of fewer standard deviations of the raw loss is looked at more closely.
@@ -59,12 +59,13 @@ def average_noise(loss: Array) -> float:
     return share * max(raw_noise(loss), here)
 
 
-def raw_noise(loss: Array) -> float:
-    """The standard deviation of the raw loss up to its minimum.
+def raw_noise(loss: Array, at_least: int = 0) -> float:
+    """The standard deviation of the raw loss up to its minimum, and over `at_least` so many rungs.
 
     By the median absolute value of its second differences, from which a trend drops out.
     """
-    bends = np.abs(np.diff(loss[: int(np.argmin(centred_average(loss))) + 1], 2))
+    end = max(int(np.argmin(centred_average(loss))) + 1, at_least)
+    bends = np.abs(np.diff(loss[:end], 2))
     return float(np.median(bends)) / (0.6745 * np.sqrt(6.0)) if len(bends) else 0.0
 
 

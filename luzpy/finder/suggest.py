@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,15 +16,19 @@ from luzpy.finder.noise import (
     downward_trend,
     half_window,
 )
+from luzpy.finder.onset import is_lasting, onset
 from luzpy.finder.smoothing import exponential_average
 from luzpy.ground.errors import NoSuggestionError
 
 MIN_RUNGS = 5
 BETA = 0.9
-# Four fifths of the descent, and a factor of 2.5 before them: from the tuning half of
-# `benchmarks/suggestion`, where 0.8 to 0.95 and factors of 2 to 3 do about as well.
+# Four fifths of the descent, and a factor of 2.5 before them; a twentieth of the rate at which the
+# loss begins to rise, and a thirtieth where no descent is seen: from the tuning half of
+# `benchmarks/suggestion`.
 DESCENDED = 0.8
 MARGIN = 2.5
+ONSET_MARGIN = 20
+LONE_ONSET_MARGIN = 30
 
 
 def finite_part(lr: Array, loss: Array) -> tuple[Array, Array]:
@@ -58,7 +63,12 @@ def suggest_lr(lr: Array, loss: Array, method: str) -> float:
         raise NoSuggestionError(
             f"A suggestion needs at least {MIN_RUNGS} rungs, got {len(lr)}: raise `steps`."
         )
-    _check_descent(lr, loss)
+    try:
+        _check_descent(lr, loss)
+    except NoSuggestionError:
+        if method == DEFAULT_METHOD and (safe := _below_the_rise(lr, loss)) is not None:
+            return safe
+        raise
     suggestion = float(METHODS[method](lr, loss))
     if suggestion < tested[0]:
         raise NoSuggestionError(
@@ -97,12 +107,33 @@ def _check_descent(lr: Array, loss: Array) -> None:
         )
 
 
+def has_descent(lr: Array, loss: Array) -> bool:
+    """Whether a curve without infinite losses falls by more than its noise."""
+    try:
+        _check_descent(lr, loss)
+    except NoSuggestionError:
+        return False
+    return True
+
+
+def _below_the_rise(lr: Array, loss: Array) -> float | None:
+    """A rate well below that at which the loss begins to rise; None if it never clearly does.
+
+    For a curve of which noise hides the descent.
+    """
+    rung = onset(loss)
+    if rung is None or not is_lasting(loss, rung):
+        return None
+    suggestion = float(lr[rung]) / LONE_ONSET_MARGIN
+    return suggestion if suggestion >= lr[0] else None
+
+
 def running_average(loss: Array) -> Array:
     """The average that plots show; it lags behind the loss by about nine rungs."""
     return np.array(exponential_average(loss, BETA))
 
 
-def descent(lr: Array, loss: Array) -> float:
+def fallen(lr: Array, loss: Array) -> float:
     """The rate at which the loss has made four fifths of its drop, divided by 2.5.
 
     Where a curve is steepest, or lowest, noise decides among many rungs; which level it has come
@@ -112,7 +143,19 @@ def descent(lr: Array, loss: Array) -> float:
     lowest = int(np.argmin(smoothed))
     before = smoothed[: lowest + 1]
     level = before.max() - DESCENDED * (before.max() - smoothed[lowest])
-    return lr[int(np.argmax(before <= level))] / MARGIN
+    return float(lr[int(np.argmax(before <= level))]) / MARGIN
+
+
+def descent(lr: Array, loss: Array) -> float:
+    """Between the rate that the descent gives, and the one that the rise after it gives.
+
+    The first is `fallen`, the second a twentieth of the rate at which the loss begins to rise above
+    that of the first rungs. Each is at times far off where the other is not; their geometric mean
+    is seldom. Without a rise, the first is taken.
+    """
+    rung = onset(loss)
+    low = fallen(lr, loss)
+    return low if rung is None else math.sqrt(low * float(lr[rung]) / ONSET_MARGIN)
 
 
 def minimum(lr: Array, loss: Array) -> float:
