@@ -8,7 +8,7 @@ import numpy as np
 
 from luzpy.finder.curves import Curves, spread, suggested_rates
 from luzpy.finder.noise import Array, centred_average, is_unclear, needs_close_look
-from luzpy.finder.suggest import finite_part
+from luzpy.finder.suggest import DEFAULT_METHOD, finite_part, has_descent, suggest_lr
 from luzpy.finder.verdict import Verdict, is_confirmed
 from luzpy.ground.errors import NoSuggestionError
 
@@ -63,8 +63,14 @@ def doubts(curves: Curves, verdict: Verdict | None = None) -> list[str]:
         found.append("The loss never rose: raise end_lr")
     if shapes and sum(flat for _, flat in shapes) <= len(shapes) / 2:
         found.append("The loss falls from the first rung on: lower start_lr")
+    hidden = [_is_hidden(lr, loss) for lr, loss in curves]
     unclear = [is_unclear(finite_part(lr, loss)[1]) for lr, loss in curves if len(lr) >= 5]
-    if sum(unclear) > len(unclear) / 2:
+    if sum(hidden) > len(hidden) / 2:
+        found.append(
+            "Noise hides the descent, and the suggestion is taken from where the loss begins to "
+            "rise: raise steps or runs, or take larger batches"
+        )
+    elif sum(unclear) > len(unclear) / 2:
         found.append(
             "The loss falls by little more than its noise: raise steps or runs, or take larger "
             "batches"
@@ -77,6 +83,15 @@ def doubts(curves: Curves, verdict: Verdict | None = None) -> list[str]:
             "raise runs"
         )
     return found
+
+
+def _is_hidden(lr: Array, loss: Array) -> bool:
+    """Whether a curve supports a suggestion although it does not fall by more than its noise."""
+    try:
+        suggest_lr(lr, loss, DEFAULT_METHOD)
+    except NoSuggestionError:
+        return False
+    return not has_descent(*finite_part(lr, loss))
 
 
 def _shape(lr: Array, loss: Array) -> tuple[bool, bool]:
