@@ -72,6 +72,8 @@ class FittedModule(Result):
         instead = ""
         if name in ("history", "history_", "metrics"):
             instead = ": get_metrics() gives its metrics as a frame, and records as lists"
+        elif name in ("lr_finder", "set_hparams", "set_opt_hparams"):
+            instead = f": it belongs to what `setup` made, model.{name}"
         elif hasattr(nn.Module, name) and not name.startswith("_"):
             instead = f": write fitted.model.{name}"
         raise AttributeError(f"A FittedModule has no attribute {name!r}{instead}.")

@@ -24,6 +24,7 @@ from luzpy.verbs.hints import with_hints
 _EXAMPLE = {"loss": ": for example nn.MSELoss()", "optimizer": ": for example torch.optim.Adam"}
 
 
+@with_hints
 def set_hparams(model: LuzModule, **hparams: object) -> LuzModule:
     """Return a new specification with arguments for the module, merged with earlier ones.
 
@@ -47,6 +48,7 @@ def set_hparams(model: LuzModule, **hparams: object) -> LuzModule:
     return attrs.evolve(model, hparams={**model.hparams, **hparams})
 
 
+@with_hints
 def set_opt_hparams(model: LuzModule, **opt_hparams: object) -> LuzModule:
     """Return a new specification with arguments for the optimizer, merged with earlier ones.
 

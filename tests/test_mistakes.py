@@ -123,6 +123,19 @@ MISTAKES = {
     "x and y apart, and epochs": (
         lambda: regression().fit(X, Y, 10), TypeError, ["`epochs`", "fit((x, y)"],
     ),
+    "x and y apart, and epochs by name": (
+        lambda: regression().fit(X, Y, epochs=10), TypeError,
+        ["`epochs`", "twice", "fit((x, y), epochs=...)"],
+    ),
+    "the learning rate without its name": (
+        lambda: regression().set_opt_hparams(0.1), TypeError, ["set_opt_hparams(lr=0.1)"],
+    ),
+    "hparams without their names": (
+        lambda: regression().set_hparams(64), TypeError, ["set_hparams(n_hidden=64)"],
+    ),
+    "the finder of a fitted model": (
+        lambda: fit().lr_finder((X, Y)), AttributeError, ["`setup`", "model.lr_finder"],
+    ),
     "arrays apart": (
         lambda: regression().fit(X.numpy(), Y.numpy()), TypeError, ["`epochs`", "fit((x, y)"],
     ),

@@ -41,21 +41,38 @@ _INSTEAD: dict[str, str] = {
     "min_lr": "start_lr=...",
     "max_lr": "end_lr=...",
 }
+_BY_NAME = {
+    "set_hparams": "set_hparams(n_hidden=64)",
+    "set_opt_hparams": "set_opt_hparams(lr=0.1)",
+}
 
 
 def with_hints(verb: F) -> F:
-    """`verb`, with a message for an argument that it does not have.
+    """`verb`, with a message for an argument that it does not have, or that is given twice.
 
     Raises:
-        TypeError: If there is no such argument; it says what to write.
+        TypeError: If an argument cannot be taken; it says what to write.
     """
-    known = inspect.signature(verb).parameters
+    parameters = inspect.signature(verb).parameters
+    known = list(parameters)
+    takes_any = parameters[known[-1]].kind is inspect.Parameter.VAR_KEYWORD
+    takes_data = known[1:2] == ["data"]
 
     @wraps(verb)
     def checked(*args: object, **kwargs: object) -> object:
         for name in kwargs:
-            if name not in known:
-                raise TypeError(hint_for(name, verb.__name__, list(known)))
+            if name not in parameters and not takes_any:
+                raise TypeError(hint_for(name, verb.__name__, known))
+        if len(args) > 1 and verb.__name__ in _BY_NAME:
+            raise TypeError(
+                f"`{verb.__name__}` takes its arguments by name: {_BY_NAME[verb.__name__]}."
+            )
+        twice = [name for name in known[1 : len(args)] if name in kwargs]
+        if twice and takes_data:
+            raise TypeError(
+                f"`{twice[0]}` is given twice, by position and by name. The input and the target "
+                f"are one argument: {verb.__name__}((x, y), {twice[0]}=...)."
+            )
         return verb(*args, **kwargs)
 
     return cast(F, checked)
