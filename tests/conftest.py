@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores, and so do their children
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import execution
 import pytest
 import torch
