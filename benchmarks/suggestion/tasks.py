@@ -358,22 +358,27 @@ def _second() -> list[Task]:
     return _tasks(*rows)
 
 
-# Drawn after the default was changed because of the second ones: tables drawn by chance, each with
-# one model, and other series, letters and models of images.
+# Drawn later: tables drawn by chance, each with one model, and other series, letters and models of
+# images. On the first draw a default that looked at the rise of the loss as well was reported, and
+# lost to the one without.
 _NETS = (mlp_tanh, mlp_layernorm, mlp, mlp_residual, mlp_norm, mlp_deep, linear)
-_OTHERS = (
+_WITH_FIRST_DRAW = (
     (data.tree_rings, temporal), (data.electricity, lstm), (data.prose, transformer),
     (data.fashion, group_norm), (data.electricity, temporal), (data.prose, lstm),
     (data.tree_rings, transformer), (data.digit_images, group_norm),
     (data.electricity, transformer), (data.tree_rings, lstm),
 )  # fmt: skip
+_WITH_SECOND_DRAW = (
+    (data.stocks, gru), (data.monthly_sunspots, temporal), (data.manual, lstm),
+    (data.fashion_columns, lstm), (data.stocks, transformer), (data.manual, temporal),
+)  # fmt: skip
 
 
-def _third() -> list[Task]:
-    loads = [tables.loader(table) for table in tables.kept()]
+def _drawn(seed: int, others: tuple[Any, ...]) -> list[Task]:
+    loads = [tables.loader(table) for table in tables.kept(seed)]
     pairs = [(load, _NETS[row % len(_NETS)]) for row, load in enumerate(loads)]
     rows: list[tuple[Any, ...]] = []
-    for load, net in (*pairs, *_OTHERS):
+    for load, net in (*pairs, *others):
         row = len(rows)
         # A step further after each round, so that a model does not meet one optimizer alone.
         kind = list(_OPTIMIZERS)[(row + row // len(_OPTIMIZERS)) % len(_OPTIMIZERS)]
@@ -384,6 +389,6 @@ def _third() -> list[Task]:
 
 
 # Those that have been seen, and those on which no rule was chosen.
-TUNING = _FIRST + _second()
-REPORTED = _third()
+TUNING = _FIRST + _second() + _drawn(tables.SEEDS[0], _WITH_FIRST_DRAW)
+REPORTED = _drawn(tables.SEEDS[1], _WITH_SECOND_DRAW)
 TASKS = TUNING + REPORTED

@@ -1,9 +1,9 @@
 """The default suggestion through noise, on a drop whose place is known.
 
 The curve is a plateau, a drop that is a sigmoid of log lr centred at 1e-3, and an explosion two
-decades later. By construction, whatever the drop's height and width, the loss falls fastest at the
-centre of the drop, and half of the way down is done there. A right answer is past the foot of the
-drop, which is a factor of 3 below its centre, and at least ten times below the explosion.
+decades later. Its right answer is the centre of the drop: there the loss falls fastest and half of
+the way down is done, by construction, whatever the drop's height and width. A suggestion within a
+factor of 3 of it is on the drop, past its foot and well before the explosion.
 """
 
 import numpy as np
@@ -13,7 +13,6 @@ import luzpy as luz
 from luzpy.finder.suggest import DEFAULT_METHOD, suggest_lr
 
 CENTRE = 1e-3
-EXPLOSION = 1e-1
 SEEDS = range(200)
 
 
@@ -25,44 +24,40 @@ def curve(per_decade, *, start=-6, end=0, n=100, drop=2.0):
     return 10**exponent, 2.3 - drop / (1 + np.exp(-per_decade * x)) + explosion
 
 
-def share_between(low, high, lr, loss, noise, method=DEFAULT_METHOD):
-    """The share of the seeds whose suggestion is between two rates."""
-    within = 0
+def share_within(factor, lr, loss, noise, method=DEFAULT_METHOD):
+    """The share of the seeds whose suggestion is within `factor` of the centre."""
+    near = 0
     for seed in SEEDS:
         z = np.random.default_rng(seed).normal(size=len(loss))
-        within += low <= suggest_lr(lr, loss + noise * z, method) <= high
-    return within / len(SEEDS)
-
-
-def share_right(lr, loss, noise):
-    """The share of the seeds whose suggestion is on or past the drop, well below the explosion."""
-    return share_between(CENTRE / 3, EXPLOSION / 10, lr, loss, noise)
+        suggestion = suggest_lr(lr, loss + noise * z, method)
+        near += CENTRE / factor <= suggestion <= CENTRE * factor
+    return near / len(SEEDS)
 
 
 @pytest.mark.parametrize("per_decade", [3, 4, 6, 10], ids=lambda k: f"steepness {k}")
 @pytest.mark.parametrize("of", ["the drop", "the loss"])
-def test_the_default_is_on_the_drop_or_past_it_through_noise_of_10_percent(per_decade, of):
+def test_the_default_is_at_the_drop_through_noise_of_10_percent(per_decade, of):
     lr, loss = curve(per_decade)
     noise = 0.1 * (2.0 if of == "the drop" else loss)
-    assert share_right(lr, loss, noise) >= 0.95
+    assert share_within(3, lr, loss, noise) >= 0.95
 
 
 @pytest.mark.parametrize(("start", "end"), [(-7, -1), (-6, 1), (-5, 0), (-8, 1)])
 def test_the_tested_range_does_not_matter(start, end):
     lr, loss = curve(5, start=start, end=end)
-    assert share_right(lr, loss, 0.2) >= 0.95
+    assert share_within(3, lr, loss, 0.2) >= 0.95
 
 
 @pytest.mark.parametrize("n", [50, 200, 400])
 def test_the_number_of_rungs_does_not_matter(n):
     lr, loss = curve(5, n=n)
-    assert share_right(lr, loss, 0.2) >= 0.95
+    assert share_within(3, lr, loss, 0.2) >= 0.95
 
 
 def test_steepest_is_not_fooled_by_noise_in_the_first_rungs():
     lr, loss = curve(6)
     noise = np.where(np.arange(100) < 5, 0.5, 0.1)
-    assert share_between(CENTRE / 3, CENTRE * 3, lr, loss, noise, "steepest") >= 0.95
+    assert share_within(3, lr, loss, noise, "steepest") >= 0.95
 
 
 def test_the_suggestion_moves_with_the_drop():
@@ -72,11 +67,9 @@ def test_the_suggestion_moves_with_the_drop():
     assert moved == pytest.approx(100 * suggest_lr(lr, loss + z, DEFAULT_METHOD))
 
 
-def test_a_drop_that_is_over_in_the_first_rungs_leaves_the_explosion():
+def test_a_drop_that_is_over_in_the_first_rungs_is_refused():
     lr, loss = curve(20, start=-3.2, end=0)
-    assert CENTRE <= suggest_lr(lr, loss, DEFAULT_METHOD) <= EXPLOSION / 10
-    lr, loss = curve(20, start=-1.9, end=0)  # a thirtieth of it lies below the tested range
-    with pytest.raises(luz.NoSuggestionError, match="never falls"):
+    with pytest.raises(luz.NoSuggestionError, match="lower `start_lr`"):
         suggest_lr(lr, loss, DEFAULT_METHOD)
 
 
@@ -85,4 +78,4 @@ def test_a_descent_after_an_explosion_is_not_taken_for_the_first():
     back = loss.copy()
     back[90:] = 0.2  # below the first minimum, after the explosion
     suggestion = suggest_lr(lr, back, DEFAULT_METHOD)
-    assert CENTRE / 3 <= suggestion <= EXPLOSION / 10
+    assert CENTRE / 3 <= suggestion <= CENTRE * 3
