@@ -406,6 +406,13 @@ def test_a_module_that_was_just_made_keeps_its_tensors(make):
     assert {name: t.data_ptr() for name, t in model.state_dict().items()} == memory
 
 
+def test_after_torch_has_compiled_something_too():
+    """It refers weakly to every new module from then on."""
+    torch.compile(nn.Linear(3, 1), backend="eager")(torch.ones(2, 3))
+    assert weakref.getweakrefs(nn.Linear(3, 1))
+    test_a_module_that_was_just_made_keeps_its_tensors(lambda: nn.Linear(3, 1))
+
+
 def test_where_torch_does_not_count_references_a_module_is_copied(monkeypatch):
     monkeypatch.delattr(torch._C, "_storage_Use_Count")
     made = []

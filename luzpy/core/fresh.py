@@ -37,10 +37,13 @@ def unshared_tensors(holder: list[object]) -> list[torch.Tensor]:
         for key, count in within.items()
         if key in found and sys.getrefcount(found[key]) - count + 1 != own
     ]
+    # Of the rest only the tensors live on: what refers weakly to a module sees it end. Torch refers
+    # so to every new module, once it has compiled one.
     held += [
         item
         for item in found.values()
-        if any(id(reference) not in found for reference in weakref.getweakrefs(item))
+        if isinstance(item, torch.Tensor)
+        and any(id(reference) not in found for reference in weakref.getweakrefs(item))
     ]
     shared = _reachable(held, {})
     tensors = (item for key, item in found.items() if key not in shared)

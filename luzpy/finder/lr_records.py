@@ -159,14 +159,12 @@ class LRRecords(pd.DataFrame, metaclass=_OwnHelp):
         The curve is cut off at the first loss that is not finite, smoothed, and checked.
 
         Args:
-            method: `"descent"`, the geometric mean of two rates: that at which the loss has made
-                four fifths of its drop, divided by 2.5, and that at which it begins to rise above
-                its start, divided by 20; `"valley"`, two thirds along the longest descent;
-                `"minimum"`, a tenth of the rate at the lowest smoothed loss; `"steepest"`, where it
-                falls fastest against log lr; `"slide"`, the last rate of the steep descent. If the
-                loss never rises, `"descent"` takes the first of its rates alone. If noise hides
-                the descent, it takes a thirtieth of the rate at which the loss begins to rise, and
-                `warnings` says so.
+            method: `"descent"`, the rate at which the loss has made four fifths of its drop,
+                divided by 2.5; `"valley"`, two thirds along the longest descent; `"minimum"`, a
+                tenth of the rate at the lowest smoothed loss; `"steepest"`, where it falls fastest
+                against log lr; `"slide"`, the last rate of the steep descent. If noise hides the
+                descent, `"descent"` is a thirtieth of the rate at which the loss begins to rise
+                above its start, and `warnings` says so; the others refuse.
 
         Returns:
             The learning rate; for several runs, the median. After `confirm`, for the default
