@@ -104,6 +104,14 @@ def test_the_tasks_of_the_suggestion_benchmark_are_counted_right():
     assert f"for {min(budgets)} to {max(budgets):,} steps at {rates} rates from {seeds} in" in text
     assert f"The tuning half consists of the {len(tasks.TUNING)} tasks" in text
     assert f"The reported half consists of {len(tasks.REPORTED)} newly drawn tasks" in text
+    assert (
+        f"chosen on {len(tasks.TUNING)} tasks and [measured on {len(tasks.REPORTED)}"
+        in " ".join(README.split())
+    )
+    article = " ".join(page("vignettes/lr-finder-reliability.md").split())
+    assert f"trains {len(tasks.TASKS)} small tasks" in article
+    assert f"on {len(tasks.TUNING)} of them" in article
+    assert f"on the other {len(tasks.REPORTED)}, compared" in article
     assert f"{report.DRAWS:,} bootstrap samples" in text
 
 
@@ -136,19 +144,32 @@ def test_the_data_are_as_large_as_the_vignettes_say():
 
 
 def test_the_article_says_what_the_benchmark_of_suggestions_reports():
-    table = page("benchmarks/README.md").split("<!-- reported: begin -->")[1].split("\n\n")[0]
+    report = page("benchmarks/README.md").split("<!-- reported: begin -->")[1]
+    table, confirmations = report.split("\n\n", 1)
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if " | " in line]
     rules = {cells[0].replace("*", ""): cells[1:] for cells in lines[2:]}
     default, valley = rules["luzpy descent (default)"], rules["fastai valley"]
     one_look, confirmed = rules["luzpy descent, one look"], rules["luzpy confirm=3, 12 sweeps"]
     text = " ".join(page("vignettes/lr-finder-reliability.md").split())
-    of = default[-1]
-    for place in (text, " ".join(README.split())):
+    readme, own = " ".join(README.split()), " ".join(page("benchmarks/README.md").split())
+    of, high = default[-1], float(default[1])
+    for place in (text, readme):
         assert f"loses {100 * float(default[0]):.1f} % of what the best rate gains" in place
-    assert f"percentile, {float(valley[1]):.2f} against {float(default[1]):.2f}." in text
-    assert f"{one_look[5]} of {of} sweeps were rejected without it, and {default[5]} with" in text
-    assert f"{confirmed[5]} of {of} were rejected then" in text
-    assert f"90th percentile fell to {float(confirmed[1]):.2f}" in text
+    assert f"one in ten loses more than {100 * high:.0f} %." in text
+    assert 1 / 3 < high < 0.4  # "more than a third"
+    assert "one in ten loses more than a third" in readme
+    assert f"these are {100 * float(valley[0]):.1f} % and {100 * float(valley[1]):.0f} %" in text
+    assert f"{one_look[5]} of {of} sweeps were rejected without the second pass, and " in text
+    assert f"and {default[5]} with it" in text
+    assert f"{confirmed[5]} of {of} was rejected then" in text
+    assert f"90th percentile fell from {high:.2f} to {float(confirmed[1]):.2f}" in text
+    assert f"rejects {default[6]} of the" in own
     assert f"Of the {of} sweeps" in page("CHANGELOG.md")
-    others = [c[0] for name, c in rules.items() if not re.search("sweeps|Prodigy|descent", name)]
-    assert float(default[0]) < min(map(float, others))
+    # "ahead of every rule of another library", in all three columns of regret
+    others = [c for name, c in rules.items() if not re.search("sweeps|Prodigy|luzpy", name)]
+    assert len(others) == 7
+    for column in (0, 1, 2):
+        assert float(default[column]) < min(float(cells[column]) for cells in others)
+    # "not worse on any task", "clearly worse on three tasks"
+    worse = dict(re.findall(r"=3, (\d+) sweeps, against .*? on (\d+) of", confirmations))
+    assert worse == {"12": "0", "4": "3"}

@@ -114,3 +114,12 @@ def test_the_table_says_what_refusals_cost():
     assert (row["refused"], row["refused where it is worth it"], row["of"]) == (2, 1, 4)
     assert row["mean regret"] == 0.5
     assert np.isclose(row["90th percentile"], 1.0)
+
+
+def test_confirm_is_compared_with_the_plain_suggestion_task_by_task():
+    frame = judged(
+        **{report.DEFAULT: [0.1, 0.5, 0.3], "luzpy confirm=3, 4 sweeps": [0.3, 0.1, 0.32]}
+    )
+    (line,) = report.confirmations(frame).splitlines()
+    assert "worse by more than 0.05 on 1 of 3 tasks, at most by 0.200" in line
+    assert "better by more than 0.05 on 1 " in line

@@ -16,7 +16,7 @@ from functools import partial
 from benchmarks.files import ROOT, write_table
 from benchmarks.suggestion import frozen
 from benchmarks.suggestion.measure import measure
-from benchmarks.suggestion.report import horizons, judge, markdown, summary
+from benchmarks.suggestion.report import confirmations, horizons, judge, markdown, summary
 from benchmarks.suggestion.tasks import REPORTED, TUNING
 
 HALVES = {"reported": REPORTED, "tuning": TUNING}
@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not tasks:
             continue
         judged = judge(tasks)
-        table = f"{markdown(summary(judged))}\n\n{horizons(tasks)}"
+        parts = [markdown(summary(judged)), confirmations(judged), horizons(tasks)]
+        table = "\n\n".join(part for part in parts if part)
         if half == "reported":
             table += f"\n\n`frozen.json`: {frozen.digest()}"
         print(f"\n{half}:\n\n{table}")

@@ -16,6 +16,8 @@ from benchmarks.suggestion.tasks import Task
 DRAWS = 10_000
 # A refusal where the best rate gains less than this share of the initial loss costs little.
 WORTH = 0.2
+# A difference of regret that is more than noise.
+CLEARLY = 0.05
 
 
 def best_rate(results: Results, steps: int | None = None, seeds: Sequence[int] = SEEDS) -> float:
@@ -90,6 +92,21 @@ def summary(judged: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return table.sort_values(["90th percentile", "median regret"])
+
+
+def confirmations(judged: pd.DataFrame) -> str:
+    """How `confirm` compares with the plain suggestion, task by task."""
+    regret = judged.pivot_table(index="task", columns="rule", values="regret")
+    lines: list[str] = []
+    for rule in regret.columns:
+        if "confirm" in rule:
+            worse = regret[rule] - regret[DEFAULT]
+            lines.append(
+                f"{rule}, against the plain suggestion: worse by more than {CLEARLY} on "
+                f"{(worse > CLEARLY).sum()} of {len(worse)} tasks, at most by {worse.max():.3f}, "
+                f"better by more than {CLEARLY} on {(worse < -CLEARLY).sum()} (means over seeds)."
+            )
+    return "\n\n".join(lines)
 
 
 def is_one_sweep(rule: str) -> bool:
