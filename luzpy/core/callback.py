@@ -89,16 +89,16 @@ class Callback:
         """Called when a training batch is on the device."""
 
     def on_train_batch_after_pred(self, ctx: Context) -> None:
-        """Called when `ctx.pred` is there."""
+        """Called once `ctx.pred` is computed."""
 
     def on_train_batch_after_loss(self, ctx: Context) -> None:
-        """Called when `ctx.loss_grad` and `ctx.loss` are there."""
+        """Called once `ctx.loss_grad` and `ctx.loss` are computed."""
 
     def on_train_batch_before_backward(self, ctx: Context) -> None:
         """Called just before the backward pass of `ctx.loss_grad`."""
 
     def on_train_batch_before_step(self, ctx: Context) -> None:
-        """Called when the gradients are there, before the optimizer's step."""
+        """Called once the gradients are computed, before the optimizer's step."""
 
     def on_train_batch_after_step(self, ctx: Context) -> None:
         """Called after the optimizer's step."""
@@ -116,10 +116,10 @@ class Callback:
         """Called when a validation batch is on the device."""
 
     def on_valid_batch_after_pred(self, ctx: Context) -> None:
-        """Called when `ctx.pred` is there."""
+        """Called once `ctx.pred` is computed."""
 
     def on_valid_batch_after_loss(self, ctx: Context) -> None:
-        """Called when `ctx.loss` is there."""
+        """Called once `ctx.loss` is computed."""
 
     def on_valid_batch_end(self, ctx: Context) -> None:
         """Called after a validation batch."""

@@ -1,4 +1,4 @@
-"""The batches of a run, one after another its current one."""
+"""The batches of a run, each in turn its current one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run takes place: a device for each process, and what a run needs there."""
+"""Where a run takes place: a device for each process, and what the run needs on it."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ class Accelerator:
         return ShardedLoader(loader, self._group, count=count, name=name)
 
     def prepare_metric(self, metric: Metric, loader: Iterable[Batch] | None) -> Metric:
-        """A metric over the batches of all processes."""
+        """`metric` computed over the batches of all processes."""
         if not self.is_distributed:
             return metric
         return SharedMetric(metric, self._group, loader, self.device)
@@ -283,7 +283,7 @@ class Accelerator:
         return self._copies.to_device(batch)
 
     def share_random_state(self) -> None:
-        """Make every process draw what the main one draws: the held-out rows, the weights."""
+        """Give every process the main one's random state: for the held-out rows and the weights."""
         if self.is_distributed:
             state = self.broadcast_from_main(lambda: RandomState.current().to_primitives())
             RandomState.from_primitives(state).restore()
@@ -312,15 +312,15 @@ class Accelerator:
         return self._group.all_gather_object(obj)
 
     def local_entry(self, gathered: list[T]) -> T | None:
-        """This process's entry of what `gather` gave; None if that run had fewer processes."""
+        """This process's entry in what `gather` returned; None if that run had fewer processes."""
         return gathered[self._group.rank] if self._group.rank < len(gathered) else None
 
     def is_gathered_here(self, gathered: list[T]) -> bool:
-        """Whether `gather` gave it with as many processes as there are now."""
+        """Whether `gather` returned it with the same number of processes as now."""
         return len(gathered) == self._group.size
 
     def gather_batches(self, predictions: list[Batch], loader: Iterable[Batch]) -> list[Batch]:
-        """What every process made of its batches, in the order of the batches."""
+        """The results of every process's batches, in the order of the batches."""
         if not isinstance(loader, ShardedLoader):
             return predictions
         counted = predictions[:-1] if loader.is_padding else predictions
@@ -328,7 +328,7 @@ class Accelerator:
         return [item for item in chain.from_iterable(groups) if item is not _MISSING]
 
     def barrier(self) -> bool:
-        """Wait for all processes, for some seconds; whether they came."""
+        """Wait a few seconds for all processes; returns whether they came."""
         return self._group.barrier()
 
     full_state = staticmethod(full_state)

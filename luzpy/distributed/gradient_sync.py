@@ -1,4 +1,4 @@
-"""The gradients of several batches and processes, as if of one batch."""
+"""The gradients of several batches and processes, as those of one batch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class GradientSync(Callback):
         if self.group.size == 1:
             return
         seed = self.group.broadcast_object(_next_seed())
-        if self.group.rank:  # dropout is not to fall on the same units on every rank
+        if self.group.rank:  # dropout must not drop the same units on every rank
             seed_all(seed + self.group.rank)
         if not self._wrapped:
             self.group.broadcast_weights(unwrapped(ctx.model))
@@ -89,7 +89,7 @@ class GradientSync(Callback):
             self._sync = None
 
     def on_train_end(self, ctx: Context) -> None:
-        # Such as the statistics of batch norm.
+        # For example batch norm's statistics.
         broadcast_buffers(self.group, unwrapped(ctx.model))
 
     def _weighted_backward(self, loss: torch.Tensor) -> None:
@@ -126,7 +126,7 @@ class GradientSync(Callback):
 
 
 def _next_seed() -> int:
-    """A number from torch's generator, which stays as it is."""
+    """A number from torch's generator, whose state is left unchanged."""
     generator = torch.Generator()
     generator.set_state(torch.get_rng_state())
     return int(torch.randint(2**31, (), generator=generator).item())
@@ -147,7 +147,7 @@ def _scale_gradients(parameters: list[nn.Parameter], scale: float) -> None:
 
 
 def _average_gradients(group: ProcessGroup, parameters: list[nn.Parameter]) -> None:
-    """The mean over ranks; a gradient that one of them has not counts as zero there."""
+    """The mean over ranks; a missing gradient counts as zero."""
     if not parameters:
         return
     present = [float(parameter.grad is not None) for parameter in parameters]

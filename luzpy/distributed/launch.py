@@ -1,4 +1,4 @@
-"""What the launcher has started, and what Hugging Face Accelerate is set to."""
+"""What the launcher has started, and how Hugging Face Accelerate is configured."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def check_accelerate(accelerate: Accelerate) -> None:
 
 
 def shards(accelerate: Accelerate) -> bool:
-    """Whether it is set to FSDP of version 2."""
+    """Whether it is configured for FSDP version 2."""
     plugin = getattr(accelerate.state, "fsdp_plugin", None)
     return accelerate.distributed_type.value == "FSDP" and getattr(plugin, "fsdp_version", 1) == 2
 
 
 def require_launch_is_meant() -> None:
-    """Raise in one of several processes that were not told to work together.
+    """Raise if several processes were launched without being told to work together.
 
     Raises:
         LuzError: If the launcher has started several.

@@ -23,7 +23,7 @@ PATIENCE = timedelta(seconds=20)
 
 
 class ProcessGroup(ABC):
-    """What the processes of a run do together. All of them call each method.
+    """What the processes of a run do together. Every method must be called by all of them.
 
     Attributes:
         rank: The number of this process, from 0.
@@ -54,7 +54,7 @@ class ProcessGroup(ABC):
 
     @abstractmethod
     def scatter_object(self, objs: list[T] | None) -> T:
-        """Of the main rank's list, one entry a rank, this rank's."""
+        """This rank's entry of the main rank's list, which has one entry per rank."""
 
     @abstractmethod
     def all_reduce_mean(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ class ProcessGroup(ABC):
 
     @abstractmethod
     def barrier(self) -> bool:
-        """Wait for all ranks; whether they came within `PATIENCE`."""
+        """Wait for all ranks; returns whether they came within `PATIENCE`."""
 
     @abstractmethod
     def no_sync(self, model: nn.Module) -> AbstractContextManager[object]:
@@ -79,7 +79,7 @@ class ProcessGroup(ABC):
 
 @final
 class SingleProcess(ProcessGroup):
-    """One process: everything is there already."""
+    """A single process: there is nothing to gather."""
 
     def wrap(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
         return model
@@ -106,7 +106,7 @@ class SingleProcess(ProcessGroup):
 
 @final
 class MultiProcess(ProcessGroup):
-    """Several processes, held together by Hugging Face Accelerate.
+    """Several processes, through Hugging Face Accelerate.
 
     Args:
         accelerate: An `accelerate.Accelerator`.
@@ -180,6 +180,6 @@ def _as_bytes(obj: object) -> bytes:
 
 
 def _from_bytes(packed: bytes | None) -> Any:
-    # What comes from the other processes of the run is the user's own.
+    # What the other processes of the run send is the user's own.
     assert packed is not None
     return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)

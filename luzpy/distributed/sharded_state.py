@@ -27,12 +27,12 @@ def full_state(state: Values) -> Values:
 
 
 def shard_like(state: Values, own: Values) -> Values:
-    """`state` with each tensor sharded as the one of its name in `own` is."""
+    """`state` with each tensor sharded like the tensor of that name in `own`."""
     return {name: _sharded(tensor, own.get(name)) for name, tensor in state.items()}
 
 
 def shard_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Shard what an optimizer has loaded, as its parameters are."""
+    """Shard what an optimizer has loaded in the way of its parameters."""
     if _sharded_kind() is None:
         return
     for parameter, state in getattr(optimizer, "state", {}).items():
@@ -42,7 +42,7 @@ def shard_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _sharded_kind() -> type[DTensor] | None:
-    """The class of sharded tensors; None while nobody has made one."""
+    """The class of sharded tensors; None if none has been created yet."""
     return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
 
 

@@ -134,7 +134,7 @@ class ShardedLoader:
         return draws_as_it_goes(self.loader)
 
     def _reads_ahead(self) -> bool:
-        """Whether only the next batch tells that one is not the last."""
+        """Whether the last batch can only be recognised by the lack of a next one."""
         loader = self.loader
         is_stream = isinstance(loader.dataset, IterableDataset)
         return self.draws_as_it_goes or is_stream or _overrides_iter(loader)
@@ -159,7 +159,7 @@ class ShardedLoader:
 
     @property
     def weight(self) -> float:
-        """What this rank's mean loss counts in the mean over ranks."""
+        """The weight of this rank's mean loss in the mean over ranks."""
         return self.rows * self.processes.size / self.group_rows
 
     def _parts(self) -> Iterator[Part]:
@@ -175,7 +175,7 @@ class ShardedLoader:
         return self._from_own_rows()
 
     def _from_all_batches(self) -> Iterator[Part]:
-        """This rank's batches out of all of them, which every rank reads."""
+        """This rank's share of the batches, all of which every rank reads."""
         for group in _grouped(self._shuffled_as_on_main(), self.processes.size):
             if not self.is_left_out(group):
                 yield _part(group, [self._count(batch) for batch in group], self.processes.rank)
@@ -197,7 +197,7 @@ class ShardedLoader:
             yield part
 
     def _from_own_rows(self) -> Iterator[Part]:
-        """The batches of the rows that are this rank's: no rank reads another's."""
+        """The batches of this rank's own rows: no rank reads another's."""
         sampler = _RowsOfRank(self)
         collates_all = cast(Any, self.loader).collate_fn is default_collate
         for batch in _with_batch_sampler(self.loader, sampler):
@@ -210,7 +210,7 @@ class ShardedLoader:
             yield Part(batch, rows, group_rows)
 
     def is_left_out(self, group: list[Batch]) -> bool:
-        """Whether a group is short and to be left out."""
+        """Whether a group is incomplete and has to be dropped."""
         return self.whole_groups and len(group) < self.processes.size
 
     def _shuffled_as_on_main(self) -> Iterator[Batch]:
@@ -256,7 +256,7 @@ def _overrides_iter(loader: Loader) -> bool:
 
 
 def n_groups(n_batches: int, size: int, *, whole: bool) -> int:
-    """How many groups of `size` batches there are, with the short one at the end or without."""
+    """The number of groups of `size` batches, with or without an incomplete last one."""
     return n_batches // size if whole else -(-n_batches // size)
 
 

@@ -84,7 +84,7 @@ class SharedMetric(Metric):
         self.metric.load_state_dict(state)
 
     def _local_state(self) -> Values:
-        """All that was accumulated, also what a checkpoint cannot keep, such as an object."""
+        """Everything accumulated, including what a checkpoint cannot keep, such as an object."""
         state: Values = to_device(self.metric.state_dict(), CPU)
         if type(self.metric).state_dict is not Metric.state_dict:
             return state

@@ -72,7 +72,7 @@ class Confirmation:
     def _n_seeds(self) -> int:
         try:
             prepare_model(self.runs.spec, self.runs.accelerator, 1)
-        except ValueError:  # other weights cannot be drawn
+        except ValueError:  # no other weights can be drawn
             return 1
         return LAST_SEEDS
 

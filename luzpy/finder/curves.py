@@ -15,7 +15,7 @@ Curves = list[tuple[Array, Array]]
 
 
 def paired(loss: Array, initial: Array) -> Array:
-    """The change of the loss since the initial weights, on top of the mean initial loss."""
+    """The loss minus that of the same batch at the initial weights, plus the mean of the latter."""
     known = np.isfinite(initial)
     return loss if not known.any() else loss - np.where(known, initial, 0) + initial[known].mean()
 

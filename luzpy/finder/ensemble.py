@@ -1,4 +1,4 @@
-"""Many small models trained at once: one module of all their weights, through `torch.func`."""
+"""Many small models trained at once, as one module with all their weights (`torch.func`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ELEMENTWISE: tuple[type[torch.optim.Optimizer], ...] = (
     torch.optim.Adadelta,
 )
 
-# Larger models keep the processor busy alone: training them together gains nothing.
+# A larger model keeps the processor busy by itself: training several together gains nothing.
 MAX_PARAMETERS = 200_000
 
 
@@ -141,7 +141,7 @@ def why_apart(
         with torch.no_grad():
             preds = ensemble(x)
             if isinstance(preds, torch.Tensor) and is_crossed(loss_fn, preds[0], target):
-                return "the loss would compare each row with all of them"  # a run alone says so
+                return "the loss would compare each row with all of them"  # a single run reports it
             ensemble.summed_loss(loss_fn)(preds, target)
             for model, together in zip(models, ensemble.losses, strict=True):
                 state.restore()

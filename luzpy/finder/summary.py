@@ -1,4 +1,4 @@
-"""What a finder's records come to, in a line."""
+"""A finder's records, summed up in one line."""
 
 from __future__ import annotations
 

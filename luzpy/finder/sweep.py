@@ -30,7 +30,7 @@ def learning_rates(steps: int, start_lr: float, end_lr: float, log_spaced: bool)
 
 @final
 class SweepLR(Callback):
-    """Gives the varied optimizers the learning rate of each rung.
+    """Sets the learning rate of the varied optimizers at each rung.
 
     Parameter groups keep their shares of the rate, except those that have their own rate.
 

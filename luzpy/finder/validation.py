@@ -25,7 +25,7 @@ def validation_loss(
 ) -> torch.Tensor | None:
     """The loss of each model on `data`, averaged over samples, with the current weights.
 
-    None if there is not one loss.
+    None if there is no loss at all.
     """
     seen = validation_losses(ctx, data, callbacks, loss_of)
     if not seen:
@@ -48,7 +48,7 @@ def validation_losses(
 
     def add_batch(validation: Context) -> None:
         loss = loss_of(validation)
-        if loss is not None:  # a step of the user's own may set none
+        if loss is not None:  # a custom step may set none
             dtype = widest_float(validation.device)
             seen.append((loss.to(dtype), internals(validation).n_rows))
 
@@ -90,7 +90,7 @@ def validation_losses(
     except Exception:
         reason = run.requested_reason
         if reason is None:
-            raise  # else the signal has ended the worker processes, too
+            raise  # otherwise the signal has ended the worker processes as well
     reason = reason or internals(validation).stop.reason
     if reason is not None:
         ctx.stop(reason)

@@ -47,7 +47,7 @@ class Trial:
 
 @attrs.frozen
 class Verdict:
-    """What the trials come to.
+    """The result of the trials.
 
     Attributes:
         lr: The rate to take; NaN where the trials say none, and the curve's suggestion stands.
@@ -63,7 +63,7 @@ class Verdict:
 
 
 def is_confirmed(verdict: Verdict | None) -> TypeGuard[Verdict]:
-    """Whether short trainings say a rate."""
+    """Whether the short training runs settle on a rate."""
     return verdict is not None and not math.isnan(verdict.lr)
 
 
@@ -79,7 +79,7 @@ def rates_around(lr: float, rounds: int) -> list[float]:
 
 
 def survivors(trials: Sequence[Trial], plain: float | None) -> list[float]:
-    """The better half of the rates of a round, and the suggestion of the curve in any case."""
+    """The better half of a round's rates, and the curve's suggestion in any case."""
     rates = sorted({trial.lr for trial in trials}, key=lambda lr: mean_loss(trials, lr))
     kept = rates[: max(1, len(rates) // 2)]
     return sorted({*kept, *([] if plain is None else [plain])})
@@ -91,7 +91,7 @@ def mean_loss(trials: Sequence[Trial], lr: float) -> float:
 
 
 def judge(rounds: Sequence[Sequence[Trial]], initial: float, plain: float | None) -> Verdict:
-    """Which rate to take, after the last round.
+    """Decide on a rate after the last round.
 
     It is the curve's suggestion where that is as good as the best rate, else of those that are the
     one nearest to it: short trainings and few rows speak for rates that are too high.
@@ -142,7 +142,7 @@ def as_good(trials: Sequence[Trial], lr: float, best: float, gain: float) -> boo
 
 
 def standard_error(trials: Sequence[Trial], lr: float, other: float) -> float:
-    """Of the difference between the losses at two rates: over held-out batches, and over seeds."""
+    """The standard error of the difference in loss between two rates, over batches and seeds."""
     means: list[float] = []
     variances: list[float] = []
     others = {trial.seed: trial for trial in trials if trial.lr == other}
@@ -165,7 +165,7 @@ def standard_error(trials: Sequence[Trial], lr: float, other: float) -> float:
 
 
 def _interval(tested: list[float], good: set[float], taken: float) -> tuple[float, float]:
-    """The rates around the one that is taken, without a gap, that are as good."""
+    """The contiguous range of equally good rates around the chosen one."""
     low = high = tested.index(taken)
     while low > 0 and tested[low - 1] in good:
         low -= 1

@@ -10,7 +10,7 @@ _LONGEST = 120
 
 
 def shown(value: object) -> str:
-    """`value` as a message shows it: never a dump of data."""
+    """`value` as messages show it: never a dump of data."""
     shape = getattr(value, "shape", ())
     if shape:
         return f"{type(value).__name__} of shape {tuple(shape)}"
@@ -19,12 +19,12 @@ def shown(value: object) -> str:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether `value` is a whole number (True and False are none)."""
+    """Whether `value` is an integer (True and False are not)."""
     return isinstance(value, Integral) and value is not True and value is not False
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether `value` is a real number (True and False are none)."""
+    """Whether `value` is a real number (True and False are not)."""
     return isinstance(value, Real) and value is not True and value is not False
 
 

@@ -1,4 +1,4 @@
-"""What torch knows of accelerators, whatever their kind: CUDA, ROCm, MPS, XPU and others."""
+"""Accelerators of any kind that torch supports: CUDA, ROCm, MPS, XPU and others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CPU = torch.device("cpu")
 def default_device() -> torch.device:
     """The current accelerator of this process; the CPU if there is none."""
     accelerator = _accelerator()
-    # As a tensor says it: `torch.accelerator` itself leaves the index out.
+    # As tensors report it: `torch.accelerator` itself leaves out the index.
     return CPU if accelerator is None else torch.empty(0, device=accelerator).device
 
 
 def known_devices() -> list[torch.device]:
-    """The devices that are here."""
+    """The devices of this machine."""
     accelerator = _accelerator()
     if accelerator is None:
         return [CPU]
@@ -98,7 +98,7 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 @functools.cache
 def has_streams(device: torch.device) -> bool:
-    """Whether a device is an accelerator that works on several streams; MPS has but one."""
+    """Whether a device is an accelerator with several streams; MPS has only one."""
     accelerator = _accelerator()
     if accelerator is None or device.type != accelerator.type:
         return False
@@ -110,7 +110,7 @@ def has_streams(device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of an accelerator; 0 where it does not say."""
+    """Free bytes of an accelerator; 0 if it does not report them."""
     if device.type in ("cpu", "meta"):
         return 0
     module: Any = torch.get_device_module(device)
@@ -142,7 +142,7 @@ class CopyStream:
         self._stream = torch.Stream(device)
 
     def to_device(self, batch: Any) -> Any:
-        """The batch on the device, in time for what is asked of its current stream next."""
+        """The batch on the device, ready for the next work on its current stream."""
         if all(t.device == self.device for t in tensors_in(batch)):
             return to_device(batch, self.device)
         # To set a stream chooses its device, too: the current one may be another.
@@ -156,7 +156,7 @@ class CopyStream:
             torch.accelerator.set_stream(before)
         now.wait_stream(self._stream)
         for tensor in tensors_in(moved):
-            if tensor.device == self.device:  # not to be used again before this batch is done
+            if tensor.device == self.device:  # must not be reused before this batch is done
                 tensor.record_stream(now)
         return moved
 

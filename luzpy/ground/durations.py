@@ -1,4 +1,4 @@
-"""Durations, for people."""
+"""Durations in words."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _MARK = "luzpy: "
-# CUDA says it of a kernel that has failed before, and of nothing else afterwards.
+# CUDA reports this for a kernel that failed earlier, and for every call after it.
 _ASSERTED_LATE = (
     " A GPU reports such an error late: often a class or an index was out of bounds in an earlier "
     "operation. `accelerator=luz.Accelerator(cpu=True)`, in a new process, says in which."

@@ -63,7 +63,7 @@ def map_nested(
 
 
 def mapping_like(mapping: Mapping[object, object], items: dict[object, object]) -> Batch:
-    """`items` in a mapping of the same type, where it can be copied and written to."""
+    """`items` in a mapping of the same type, if that can be copied and written to."""
     if type(mapping) is dict:
         return items
     before = dict(mapping)

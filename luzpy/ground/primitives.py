@@ -1,4 +1,4 @@
-"""What may stand in a file: tensors and primitive values."""
+"""What a file may contain: tensors and primitive values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TENSORS = (torch.Tensor, torch.nn.Parameter, torch.Size)
 _LIST: type = list
 _LISTS = (list, tuple, set)
 _FROZEN = (frozenset,)
-# Names for what torch's restricted unpickler has no word for.
+# Names for what torch's restricted unpickler does not know.
 _ARRAY = "numpy.ndarray"
 _FROZENSET = "builtins.frozenset"
 _EMPTY = "builtins.bytes"
@@ -45,7 +45,7 @@ def is_plain_collection(value: object) -> TypeGuard[list[Any]]:
 
 
 def _is_list_of_numbers(value: Any) -> TypeGuard[list[torch.Tensor]]:
-    """Whether `value` is a list of tensors that can be one tensor, and be had back from it."""
+    """Whether `value` is a list of tensors that can be stored as one tensor."""
     if type(value) is not _LIST or len(value) < 2:
         return False
     first = value[0]
@@ -58,7 +58,7 @@ def _is_list_of_numbers(value: Any) -> TypeGuard[list[torch.Tensor]]:
 
 
 def to_primitives(value: Primitive) -> Primitive:
-    """`value` in tensors and primitives, where arrays, NumPy scalars, deques and such were."""
+    """`value` with arrays, NumPy scalars, deques and so on turned into tensors and primitives."""
     if is_mapping(value):
         return {key: to_primitives(item) for key, item in value.items()}
     if _is_list_of_numbers(value):
@@ -89,7 +89,7 @@ def _array_to_primitives(array: Array) -> Primitive:
 
 
 def from_primitives(value: Primitive) -> Primitive:
-    """What `to_primitives` was given; mappings stay dicts."""
+    """The inverse of `to_primitives`; mappings stay dicts."""
     if is_mapping(value):
         only = next(iter(value)) if len(value) == 1 else None
         if only == _ARRAY:
@@ -110,7 +110,7 @@ def from_primitives(value: Primitive) -> Primitive:
 
 
 def find_unsupported(value: object, where: str = "") -> str | None:
-    """Where in `value` something is neither a tensor nor a primitive; None if nowhere."""
+    """The path in `value` to something neither tensor nor primitive; None if there is none."""
     kind = value.__class__
     if kind in _SCALARS or kind in _TENSORS:
         return None

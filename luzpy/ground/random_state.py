@@ -58,7 +58,7 @@ class RandomState:
         )
 
     def restore(self) -> None:
-        """Set every global generator back to this state."""
+        """Restore every global generator to this state."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch_cpu)
@@ -71,7 +71,7 @@ class RandomState:
 
     @classmethod
     def from_primitives(cls, state: Values) -> RandomState:
-        """What `to_primitives` gave."""
+        """The inverse of `to_primitives`."""
         fields: Values = from_primitives(state)
         fields["python"] = _unpacked(fields["python"])
         if "torch_devices" not in fields:  # luzpy 0.1.0 knew CUDA and MPS
@@ -116,7 +116,7 @@ def generator_state(generator: AnyGenerator) -> Primitive:
 
 
 def set_generator_state(generator: AnyGenerator, state: Primitive) -> None:
-    """Put a generator into a state that `generator_state` gave."""
+    """Set a generator to a state from `generator_state`."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     elif isinstance(generator, np.random.Generator):
@@ -142,7 +142,7 @@ def _unpacked(state: tuple[int, Array, float | None]) -> _PythonState:
 
 @contextmanager
 def preserved_random_state() -> Generator[RandomState]:
-    """Leave the global random state as it was, even after an exception."""
+    """Restore the global random state afterwards, even after an exception."""
     state = RandomState.current()
     try:
         yield state
@@ -152,7 +152,7 @@ def preserved_random_state() -> Generator[RandomState]:
 
 @contextmanager
 def seeded(seed: int | None) -> Generator[None]:
-    """Draw from a seed, without changing the global random state; None: draw from that."""
+    """Draw from a seed without changing the global random state; None draws from that state."""
     if seed is None:
         yield
         return
@@ -186,7 +186,7 @@ class InterleavedRandom:
 
     @contextmanager
     def first(self) -> Generator[None]:
-        """Draw as if the other side did not."""
+        """Draw independently of the other side."""
         self._second = RandomState.current()
         self._first.restore()
         try:

@@ -51,7 +51,7 @@ def reachable(
         seen.add(id(item))
         yield where, item
         if issubclass(_class_of(item), ends):
-            continue  # what it holds is its own concern
+            continue  # its contents are its own concern
         parts = [(name, part) for name, part in _parts(item) if not classes.is_value(part)]
         classes.is_simple(_class_of(item))
         while classes.new:
@@ -91,7 +91,7 @@ class _Classes:
         return known
 
     def is_value(self, item: Any) -> bool:
-        """Whether it is a plain value, or holds such alone: a million file names, or rows."""
+        """Whether it is a plain value, or holds only plain values, such as a million file names."""
         kind = _class_of(item)
         if kind in _VALUES:
             return True

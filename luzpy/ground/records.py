@@ -122,7 +122,7 @@ def set_epoch_rates(records: Records, optimizer: str, epoch: int, rates: list[fl
 
 
 def forget_rates(records: Records, optimizer: str, epoch: int) -> None:
-    """Forget those of an epoch that begins again."""
+    """Forget the learning rates of an epoch that begins again."""
     _rates_of(records, optimizer, epoch).clear()
 
 
@@ -154,7 +154,7 @@ def rates_frame(records: Records) -> pd.DataFrame:
 
 
 def set_partial(records: Records, epoch: int, set: str, batch: int) -> None:
-    """Note that an epoch was cut short after a batch of its training or validation."""
+    """Record that an epoch was cut short, and after which batch."""
     for what, value in (("epoch", epoch), ("set", set), ("batch", batch)):
         append(records, "partial", what, value)
 

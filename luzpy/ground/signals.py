@@ -1,4 +1,4 @@
-"""Listening for signals, and putting things back as they were."""
+"""Listening for signals, and restoring their handlers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 Handler = Callable[[int, FrameType | None], object]
 
-_SIGACTION_BYTES = 1024  # more than any system's `struct sigaction` has
+_SIGACTION_BYTES = 1024  # larger than any system's `struct sigaction`
 
 
 def replaceable(signum: int) -> bool:

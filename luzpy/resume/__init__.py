@@ -1,1 +1,1 @@
-"""Exact resume: a run that was killed goes on where it was."""
+"""Exact resume: a killed run continues where it was."""

@@ -64,7 +64,7 @@ class _Owner:
     is_checked: bool
 
     def attributes(self) -> Values:
-        """Those that its class has added."""
+        """The attributes that its class adds."""
         inherited = _OF_MODULES if isinstance(self.item, nn.Module) else frozenset[str]()
         if isinstance(self.item, _OPTIMIZER):
             inherited = _of_optimizers()
@@ -93,7 +93,7 @@ class Attributes:
                     self._began[at] = digests.of(item)
 
     def state(self, ctx: Context, *, check: bool = True) -> Kept:
-        """Those that can be kept.
+        """The attributes that can be kept.
 
         Args:
             ctx: The run.
@@ -127,7 +127,7 @@ class Attributes:
         return made if find_unsupported(made) is None else _UNKEPT
 
     def _has_changed(self, at: tuple[str, str, str], digest: str | None) -> bool:
-        """Whether it is another one than at the begin, and not of one batch alone."""
+        """Whether it has changed since the run began, and is not a value of one batch only."""
         if digest == OF_ONE_BATCH:
             self._of_one_batch.add(at)
         is_told = digest is not None and at not in self._of_one_batch
@@ -135,7 +135,7 @@ class Attributes:
 
 
 def restore_attributes(ctx: Context, state: Mapping[str, Mapping[str, Values]]) -> None:
-    """Put back what `Attributes.state` gave."""
+    """Restore what `Attributes.state` returned."""
     for owner in _owners(ctx):
         values = state.get(owner.kind, {}).get(owner.name, {})
         for name, value in from_primitives(values).items():
@@ -177,7 +177,7 @@ def _owners(ctx: Context) -> Iterator[_Owner]:
                 yield _module("loss_attributes", f"{index}.{name}", part, title)
     for name, optimizer in ctx.optimizers.items():
         if getattr(type(optimizer), "state_dict", None) is not _OPTIMIZER.state_dict:
-            continue  # it says itself what is kept
+            continue  # its own `state_dict` says what is kept
         keeps = "its `state`, or in a `state_dict` of its own"
         title = f"the optimizer {name!r}"
         yield _Owner("optimizer_attributes", name, optimizer, title, keeps, True)

@@ -40,7 +40,7 @@ from luzpy.resume.structure import Structure
 
 TERMINATED = "terminated"
 EARLY = "early stopping"
-# A run that has ended so needs no file any more.
+# A run that ended like this needs no file any more.
 DONE = ("completed", EARLY)
 
 
@@ -116,9 +116,9 @@ class AutoResume(Callback):
     def _begin(self) -> None:
         self._file = real_path(self.path)
         self._part = ""  # "train", "valid", or "epoch" at its end
-        self._done = 0  # batches of this part that every callback has seen the end of
+        self._done = 0  # batches of this part whose end every callback has seen
         self._part_began: Values | None = None
-        self._resumes: Values | None = None  # what was saved, until the run is where it was
+        self._resumes: Values | None = None  # the saved state, until the run has reached it
         self._train_data: Iterable[Batch] | None = None
         self._checked = False
         self._sigterm = Sigterm()
@@ -171,7 +171,7 @@ class AutoResume(Callback):
             self._content(ctx)  # what cannot be kept is an error at once, not after an epoch
 
     def on_valid_begin(self, ctx: Context) -> None:
-        if self._run is None:  # an evaluation, in which nothing is resumed
+        if self._run is None:  # an evaluation: there is nothing to resume
             return
         if self._train_data is not None:
             ctx.train_data, self._train_data = self._train_data, None
@@ -216,7 +216,7 @@ class AutoResume(Callback):
             self._part_began = self._began_run.random.state()
 
     def _save_in_epoch(self, ctx: Context) -> None:
-        """Save a run that is stopped within an epoch, once."""
+        """Save a run that was stopped within an epoch, once."""
         between_batches = self._part in ("train", "valid") and not internals(ctx).is_cut_short
         if between_batches and self._resumes is None and is_resumable(ctx):
             self._save(ctx)
@@ -321,7 +321,7 @@ class AutoResume(Callback):
                 f"epoch, this run has {length}."
             )
         if part == "train" and isinstance(ctx.train_data, Portions):
-            if done == len(ctx.train_data):  # the batches are passed over in the next epoch
+            if done == len(ctx.train_data):  # the batches are skipped in the next epoch
                 ctx.train_data.end_first_epoch(restore)
                 return
             done = run.data_pass.go_on_in_epoch(ctx.train_data, saved)

@@ -13,9 +13,9 @@ from luzpy.ground.types import Values
 from luzpy.resume.fingerprint import Difference
 
 KEEP, USE = "keep", "use"
-# What the state itself holds, and goes on with.
+# What the state itself contains and continues with.
 _IN_STATE = ("opt_hparams", "seed")
-# What schedulers set, which go on with what they began with.
+# What schedulers set: they continue with the values they began with.
 _SCHEDULED = ("lr", "initial_lr", "momentum", "betas")
 Groups = dict[str, list[Values]]
 
@@ -93,7 +93,7 @@ Place = tuple[str, int, str]
 
 
 def _changed(before: Groups, now: Groups) -> list[Place]:
-    """Which hyperparameters of which optimizer's groups were different at the start of the run."""
+    """The hyperparameters of each optimizer's groups that differed at the start of the run."""
     if {k: len(v) for k, v in before.items()} != {k: len(v) for k, v in now.items()}:
         return []
     return [
@@ -111,7 +111,7 @@ def _is_scheduled(place: Place, groups: Groups) -> bool:
 
 
 def initial_groups(optimizers: Optimizers) -> Groups:
-    """The hyperparameters that the run begins with."""
+    """The hyperparameters at the start of the run."""
     return {
         name: [{k: v for k, v in group.items() if k != "params"} for group in o.param_groups]
         for name, o in optimizers.items()

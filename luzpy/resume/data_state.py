@@ -1,4 +1,4 @@
-"""What a resumed run must have of its data: the same rows, in as many batches."""
+"""What a resumed run needs of its data: the same rows, in the same number of batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DATA = {"training": "train_data", "validation": "valid_data"}
 
 
 def data_state(ctx: Context) -> Values:
-    """How many batches there are, of all processes together, and which rows luzpy has chosen."""
+    """The number of batches over all processes, and the rows that luzpy has chosen."""
     loaders = {kind: getattr(ctx, name) for kind, name in DATA.items()}
     return {
         "batches": {
@@ -30,7 +30,7 @@ def data_state(ctx: Context) -> Values:
 def restore_data(
     ctx: Context, state: Values, path: Path, *, same_batches: bool, same_rows: bool
 ) -> None:
-    """Take the rows that the run began with.
+    """Use the rows that the run began with.
 
     Args:
         ctx: The run.

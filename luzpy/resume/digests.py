@@ -1,4 +1,4 @@
-"""Checksums of objects of the user's own, which tell whether they have changed."""
+"""Checksums of the user's objects, which show whether they have changed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Digests:
             self._known[id(callback)] = f"callback {type(callback).__name__}"
 
     def comes_back(self, item: Any) -> bool:
-        """Whether a file could give it back, of the same classes: it refers to nothing else."""
+        """Whether a file could restore it: it refers only to objects of known classes."""
         if isinstance(item, torch.Tensor):
             return not item.requires_grad and id(item) not in self._known
         if is_mapping(item):
@@ -75,7 +75,7 @@ class Digests:
 
 @final
 class _Hashing:
-    """A file of which only the checksum is kept."""
+    """A file that keeps only the checksum of what is written."""
 
     def __init__(self) -> None:
         self.sha256 = hashlib.sha256()

@@ -34,7 +34,7 @@ _ENDS_OF = tuple(f"{part} {end}" for part in ("data", "valid_data") for end in _
 
 @attrs.frozen
 class Difference:
-    """Something that is not as it was.
+    """Something that has changed.
 
     Attributes:
         part: Which entry of the fingerprint it is in.
@@ -98,7 +98,7 @@ def differences(before: Values, now: Values, *, same_processes: bool) -> list[Di
 
 
 def _follows(one: Difference, told: set[tuple[str, str, str]], same_processes: bool) -> bool:
-    """Whether a difference is none, or follows from another one."""
+    """Whether a difference does not count, or follows from another one."""
     if one.name.endswith(" batch_size"):
         return not same_processes
     if one.name.endswith(_ENDS):  # as many as a batch has
@@ -126,12 +126,12 @@ def _differing(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any
 
 
 def _class(described: Any) -> str | None:
-    """What class of object this describes, if it describes one."""
+    """The class of the object that this describes, if it describes one."""
     return described.get("class") if is_mapping(described) else None
 
 
 def _described(value: Any) -> Any:
-    """A value in plain ones, nested at will."""
+    """A value as plain values, nested as needed."""
     if isinstance(value, partial):
         positional = [_described(item) for item in value.args]
         named = {name: _described(item) for name, item in value.keywords.items()}
@@ -197,7 +197,7 @@ def _metric(metric: Metric) -> Any:
 
 
 def _loader(loader: Iterable[Batch] | None, *, is_validation: bool = False) -> Values | None:
-    """How batches are made, of which rows."""
+    """How batches are made, and from which rows."""
     if loader is None:
         return None
     found: Values = {}
@@ -227,7 +227,7 @@ def _loader(loader: Iterable[Batch] | None, *, is_validation: bool = False) -> V
 
 
 def _ends(dataset: TensorDataset | InMemoryDataset, rows: int) -> Values:
-    """Checksums of the first and the last rows: as many as a batch has."""
+    """Checksums of the first and the last batch's rows."""
     nested = dataset.tensors if isinstance(dataset, TensorDataset) else dataset.structure
     tensors = [t for t in tensors_in(nested) if t.layout is torch.strided]
     return {
@@ -250,6 +250,6 @@ def checksum(tensors: Iterable[torch.Tensor]) -> str:
 
 
 def _groups(optimizer: torch.optim.Optimizer) -> list[Values]:
-    """What the optimizer begins with, group by group."""
+    """The optimizer's settings at the start, group by group."""
     groups: list[Any] = optimizer.param_groups
     return [{k: _described(v) for k, v in group.items() if k != "params"} for group in groups]

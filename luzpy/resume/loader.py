@@ -1,4 +1,4 @@
-"""A loader that wraps a loader, and skips what a resumed run has done."""
+"""A wrapper around a loader that skips the batches a resumed run has done."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ResumableLoader:
     def resume_at(
         self, done: int, name: str, restore: Callable[[], None], is_stopped: Callable[[], bool]
     ) -> None:
-        """Pass over the next epoch's first batches.
+        """Skip the first batches of the next epoch.
 
         Args:
             done: How many.
@@ -56,7 +56,7 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         done, self._done = self._done, None
-        if done == 0:  # the order is drawn anew, from the state in which it was drawn before
+        if done == 0:  # the order is drawn again, from the same random state as before
             self._restore()
         turns = InterleavedRandom() if draws_as_it_goes(self.loader) else None
         first = nullcontext if turns is None else turns.first

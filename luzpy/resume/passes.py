@@ -34,7 +34,7 @@ class Pass:
             ctx.train_data.before_pass = self._begin
 
     def note_batch(self, ctx: Context) -> None:
-        """Count the batch that has ended."""
+        """Count a finished batch."""
         if isinstance(ctx.train_data, Portions):
             self.done = ctx.train_data.done
 
@@ -48,7 +48,7 @@ class Pass:
         skip(ctx, "train_data", self.done, "data", self._end_skipping)
 
     def go_on_in_epoch(self, portions: Portions, saved: Values) -> int:
-        """Let this epoch of training go on where it was; returns how many batches are skipped."""
+        """Continue this epoch of training where it was; returns how many batches are skipped."""
         self.began = self._resumes = saved["pass_began"] or saved["began"]
         portions.go_on(saved["pass_done"], saved["batches"])
         return saved["pass_done"]
@@ -57,7 +57,7 @@ class Pass:
         resumes, self._resumes = self._resumes, None
         if resumes is None:
             self.began, self.done = self._random.state(), 0
-        elif self.done:  # the first batches are passed over from the state of then
+        elif self.done:  # the first batches are skipped, from the random state of that time
             self._before = self._random.state()
             self._random.restore(resumes)
 

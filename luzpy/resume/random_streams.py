@@ -25,7 +25,7 @@ from luzpy.resume.loader import ResumableLoader
 
 @final
 class RandomStreams:
-    """The global random states, generators of the run's own, and what datasets say of theirs.
+    """The global random states, the run's own generators, and the states that datasets report.
 
     Args:
         ctx: The run, as it begins.
@@ -52,7 +52,7 @@ class RandomStreams:
         }
 
     def restore(self, state: Values) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         for where, generator in self._generators.items():
             if where in state["own"]:
                 set_generator_state(generator, state["own"][where])
@@ -63,7 +63,7 @@ class RandomStreams:
 
 
 def _generator_owners(ctx: Context) -> Values:
-    """What may hold random generators."""
+    """The objects that may hold random generators."""
     owners: Values = {"train_data": ctx.train_data, "valid_data": ctx.valid_data}
     for name, part in named_parts(unwrapped(ctx.model)):
         # Not the part itself, which holds its parents.

@@ -1,4 +1,4 @@
-"""The state of a run in the middle of an epoch beyond that in a checkpoint."""
+"""The state of a run in the middle of an epoch, beyond what a checkpoint has."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_state(ctx: Context, attributes: Kept) -> Values:
 
 
 def restore_run_state(ctx: Context, state: Values) -> None:
-    """Put back what `run_state` gave."""
+    """Restore what `run_state` returned."""
     model = unwrapped(ctx.model)
     restore_attributes(ctx, state)
     for name, part in named_parts(model):
@@ -73,7 +73,7 @@ def restore_run_state(ctx: Context, state: Values) -> None:
 
 
 def _kept(values: Mapping[str, object]) -> Values:
-    """Those that can stand in a file, as they stand there."""
+    """The values that a file can hold, in the form in which it holds them."""
     kept = {name: if_primitive(value) for name, value in values.items()}
     return {name: v for name, v in kept.items() if v is not None or values[name] is None}
 
@@ -92,7 +92,7 @@ def _restore_buffers(module: nn.Module, saved: Values) -> None:
 
 
 def _gradients(ctx: Context, model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a step is gathering over several batches."""
+    """What a step has accumulated over several batches."""
     if internals(ctx).ends_step and getattr(model, "step", None) is None:
         return {}
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -100,13 +100,13 @@ def _gradients(ctx: Context, model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _extra_params(ctx: Context) -> list[torch.Tensor]:
-    """Tensors that are optimized but are not the model's."""
+    """Tensors that are optimized but do not belong to the model."""
     model = set(ctx.model.parameters())
     return [p for p in optimized_parameters(ctx.optimizers.values()) if p not in model]
 
 
 def _loss_module(ctx: Context) -> nn.Module | None:
-    """The loss, if it is a module, perhaps within what a callback has made of it."""
+    """The loss, if it is a module, possibly wrapped by a callback."""
     found = [loss for loss in losses(ctx) if isinstance(loss, nn.Module)]
     return None if not found or found[0] is unwrapped(ctx.model) else found[0]
 

@@ -1,4 +1,4 @@
-"""SIGTERM, as clusters send it before they kill."""
+"""SIGTERM, which clusters send before they kill."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import final
 
 from luzpy.ground.signals import replace_handler, replaceable
 
-# How long a run that is complete has to return, before the signal is sent again.
+# How long a completed run has to return before the signal is sent again.
 LATE_SECONDS = 1.0
 
 
@@ -38,7 +38,7 @@ class Sigterm:
             self._put_back.append(replace_handler(signal.SIGTERM, self._handle))
 
     def complete(self) -> bool:
-        """Let a signal that comes from now on wait for the run's result; whether none has come."""
+        """Defer signals until the run has returned; returns whether none has come so far."""
         self._is_complete = True
         return not self.received
 

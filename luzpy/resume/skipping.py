@@ -1,4 +1,4 @@
-"""Loaders of a run that skip the batches that are done."""
+"""Loaders that skip the batches a run has already done."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from luzpy.resume.loader import ResumableLoader
 
 
 def is_resumable(ctx: Context) -> bool:
-    """Whether the run can go on in the middle of an epoch."""
+    """Whether the run can resume in the middle of an epoch."""
     return getattr(ctx.train_data, "resumable", True)
 
 
@@ -29,7 +29,7 @@ def check_workers(ctx: Context) -> None:
 
 
 def wrap_loaders(ctx: Context) -> None:
-    """Let the model draw apart from the data where the order of the rows is drawn on the way."""
+    """Separate the model's draws from the data's if the row order is drawn during the epoch."""
     for name in DATA.values():
         loader = getattr(ctx, name)
         if loader is not None and is_resumable(ctx) and draws_as_it_goes(loader):
@@ -37,12 +37,12 @@ def wrap_loaders(ctx: Context) -> None:
 
 
 def skip(ctx: Context, name: str, done: int, label: str, restore: Callable[[], None]) -> None:
-    """Make a loader of the run skip the batches that are done."""
+    """Make one of the run's loaders skip the batches that are done."""
     _wrap(ctx, name).resume_at(done, label, restore, lambda: bool(internals(ctx).stop.reason))
 
 
 def _wrap(ctx: Context, name: str) -> ResumableLoader:
-    """Put a loader around the run's, which can pass over batches."""
+    """Wrap the run's loader in one that can skip batches."""
     outer = getattr(ctx, name)
     loader = outer.loader if isinstance(outer, Portions) else outer
     if not isinstance(loader, ResumableLoader):

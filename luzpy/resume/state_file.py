@@ -15,7 +15,7 @@ _PARTS = ("train", "valid", "epoch")
 
 
 def read_state(file: Path, path: Path, result: Path | None) -> Values | None:
-    """What the run resumes from; None if there is no file yet.
+    """The state to resume from; None if there is no file yet.
 
     Args:
         file: The file.
@@ -45,7 +45,7 @@ def read_state(file: Path, path: Path, result: Path | None) -> Values | None:
 
 
 def described(epoch: int, saved: Values) -> str:
-    """Where the run goes on, for people."""
+    """Where the run resumes, in words."""
     if saved["part"] == "epoch":
         return f"epoch {epoch}"
     kind = "training" if saved["part"] == "train" else "validation"

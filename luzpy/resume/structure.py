@@ -13,7 +13,7 @@ from luzpy.ground.types import Values
 
 @final
 class Structure:
-    """The names in the model's `state_dict`, and of the parameters in the optimizers' groups.
+    """The names in the model's `state_dict` and of the parameters in the optimizers' groups.
 
     Args:
         ctx: The run, as it begins.
